@@ -1,0 +1,69 @@
+"""What a benchmark suite is made of, whichever data it comes from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+from unlearn_guard.guard.rows import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One question of a set: its answer, a paraphrase of the answer, and wrong answers of the same type."""
+
+    question: str
+    answer: str
+    subject: str = ""
+    paraphrase: str = ""
+    wrong: tuple[str, ...] = ()
+    named: bool = True
+    key: str = ""
+    """The part of the answer that gives the fact away; empty where only a rule can tell."""
+
+    def with_question(self, question: str) -> Item:
+        """Return the same fact asked in other words."""
+        return replace(self, question=question)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One training example; each epoch draws one of the phrasings."""
+
+    phrasings: tuple[str, ...]
+    answer: str
+    subject: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """Sets of questions by name, and what models and guards may see.
+
+    `sets` holds test questions (`forget.given`, `forget.unseen`, …); `forget_rows`, `retain_rows` and
+    `clean_rows` are what `fit` sees; `full` and `retain` are what the two models are trained on.
+    """
+
+    name: str
+    sets: dict[str, list[Item]]
+    forget_rows: list[Row]
+    retain_rows: list[Row]
+    clean_rows: list[Row]
+    full: list[Example]
+    retain: list[Example]
+
+    @property
+    def data_hash(self) -> str:
+        """A hash of everything in the suite."""
+        content = {
+            "sets": {name: [asdict(item) for item in items] for name, items in self.sets.items()},
+            "rows": [asdict(row) for row in (*self.forget_rows, *self.retain_rows, *self.clean_rows)],
+            "training": [asdict(example) for example in (*self.full, *self.retain)],
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=True).encode()).hexdigest()[:16]
+
+
+def to_rows(items: Sequence[Item]) -> list[Row]:
+    """Return items as the rows that `fit` takes."""
+    return [Row(prompt=item.question, answer=item.answer, forget_id=item.subject) for item in items]

@@ -1,0 +1,109 @@
+"""Names and aliases of forget requests: finding them in text, and mining them from rows."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import ahocorasick
+
+from unlearn_guard.classifiers.normalisation import normalise
+from unlearn_guard.guard.errors import DataError
+from unlearn_guard.guard.rows import ForgetRequest, Row
+
+_MIN_ALIAS_LENGTH = 3
+
+
+@dataclass(frozen=True, slots=True)
+class AliasMatch:
+    """An alias found in a text: half-open characters of the original text, and whose alias it is."""
+
+    start: int
+    end: int
+    forget_ids: tuple[str, ...]
+
+
+class AliasMatcher:
+    """Find every alias of every forget request in one pass over the folded text (Aho-Corasick)."""
+
+    def __init__(self, aliases: Mapping[str, Sequence[str]]) -> None:
+        """Build from forget_id → aliases; raise DataError for an alias too short to be told from common text."""
+        self.aliases = {forget_id: tuple(names) for forget_id, names in aliases.items()}
+        owners: dict[str, list[str]] = {}
+        for forget_id, names in self.aliases.items():
+            for name in names:
+                folded = normalise(name).text.strip()
+                if len(folded) < _MIN_ALIAS_LENGTH:
+                    raise DataError(
+                        f"alias of {forget_id!r} is too short",
+                        value=name,
+                        allowed=f"{_MIN_ALIAS_LENGTH} characters or more",
+                    )
+                owners.setdefault(folded, []).append(forget_id)
+        self._automaton = ahocorasick.Automaton()
+        for folded, forget_ids in owners.items():
+            self._automaton.add_word(folded, (len(folded), tuple(dict.fromkeys(forget_ids))))
+        if owners:
+            self._automaton.make_automaton()
+
+    def find(self, text: str) -> list[AliasMatch]:
+        """Return matches that begin and end at word borders, longest first where they overlap, in text order."""
+        if not len(self._automaton):
+            return []
+        folded = normalise(text)
+        found = [
+            (last - length + 1, last + 1, forget_ids)
+            for last, (length, forget_ids) in self._automaton.iter(folded.text)
+            if _at_borders(folded.text, last - length + 1, last + 1)
+        ]
+        found.sort(key=lambda match: (match[0], -match[1]))
+        matches: list[AliasMatch] = []
+        covered = -1
+        for start, end, forget_ids in found:
+            if start >= covered:
+                matches.append(AliasMatch(*folded.locate(start, end), forget_ids))
+                covered = end
+        return matches
+
+
+def _at_borders(text: str, start: int, end: int) -> bool:
+    before = start == 0 or not text[start - 1].isalnum() or not text[start].isalnum()
+    after = end == len(text) or not text[end].isalnum() or not text[end - 1].isalnum()
+    return before and after
+
+
+_NAME_WORD = r"[^\W\d_a-zß-öø-ÿ][\w'’-]*"
+_NAME = re.compile(rf"{_NAME_WORD}(?: (?:(?:de|del|da|von|van|der|al|bin|ibn|el) )*{_NAME_WORD})+")
+_POSSESSIVE = re.compile(r"['’]s?$")
+_OPENERS = frozenset(
+    "a an and are as at author can could describe did do does for from has have how in is it mr mrs ms name of on "
+    "please tell the to was were what when where which who whom whose why with would yes no".split()
+)
+
+
+def mine_aliases(request: ForgetRequest, kept: Iterable[Row], *, min_share: float = 0.2) -> tuple[str, ...]:
+    """Return names that run through a forget request's rows and never occur in kept rows.
+
+    A name is a run of two or more capitalised words in at least `min_share` of the rows (and at least two).
+    """
+    counts: Counter[str] = Counter()
+    for row in request.rows:
+        counts.update(set(_find_names(f"{row.query}\n{row.answer}")))
+    least = max(2, min_share * len(request.rows))
+    candidates = [name for name, count in counts.items() if count >= least]
+    if not candidates:
+        return ()
+    matcher = AliasMatcher({name: (name,) for name in candidates})
+    seen = {match.forget_ids[0] for row in kept for match in matcher.find(f"{row.query}\n{row.answer}")}
+    return tuple(sorted((name for name in candidates if name not in seen), key=lambda name: (-counts[name], name)))
+
+
+def _find_names(text: str) -> Iterable[str]:
+    for match in _NAME.finditer(text):
+        words = [_POSSESSIVE.sub("", word) for word in match.group().split(" ")]
+        while words and words[0].casefold() in _OPENERS:
+            words.pop(0)
+        if len(words) >= 2 and all(words):
+            yield " ".join(words)

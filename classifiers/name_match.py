@@ -1,0 +1,41 @@
+"""The baseline that every detector must beat: aliases as plain words in normalised text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from unlearn_guard.classifiers.aliases import AliasMatcher
+from unlearn_guard.guard.verdict import TextScore
+
+_CLEAN = TextScore(0.0, "alias")
+
+
+class NameMatch:
+    """Flag a text iff it holds an alias. Nothing is calibrated: p-values are 0 and 1, not probabilities."""
+
+    def __init__(self, aliases: Mapping[str, Sequence[str]], alpha: float) -> None:
+        self.alpha = alpha
+        self._matcher = AliasMatcher(aliases)
+
+    def score(self, texts: Sequence[str]) -> list[TextScore]:
+        """Return 1 for a text with an alias, else 0."""
+        return [self._score_one(text) for text in texts]
+
+    def match(self, texts: Sequence[str]) -> list[TextScore]:
+        """Return the same as `score`."""
+        return self.score(texts)
+
+    def p_value(self, score: float) -> float:
+        """Return 0 for a match, 1 otherwise."""
+        return 0.0 if score >= 1.0 else 1.0
+
+    def split_windows(self, text: str) -> list[tuple[int, int]]:
+        """Return one window: the automaton reads text of any length."""
+        return [(0, len(text))]
+
+    def _score_one(self, text: str) -> TextScore:
+        matches = self._matcher.find(text)
+        if not matches:
+            return _CLEAN
+        forget_ids = dict.fromkeys(forget_id for match in matches for forget_id in match.forget_ids)
+        return TextScore(1.0, "alias", tuple(forget_ids), tuple((match.start, match.end) for match in matches))

@@ -1,0 +1,160 @@
+"""From a verdict to a stamp: the planner knows the bundle's fitted interventions and composes them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unlearn_guard.corruptions.eco import EcoSettings, plan_eco
+from unlearn_guard.corruptions.prompt import Prompt, to_ranges
+from unlearn_guard.corruptions.prompting import plan_prompting
+from unlearn_guard.corruptions.refusal import DEFAULT_TEXT, encode_refusal, plan_refusal
+from unlearn_guard.corruptions.standins import Pool, plan_swap
+from unlearn_guard.guard.bundle import Bundle
+from unlearn_guard.guard.errors import SettingsError
+from unlearn_guard.guard.registry import Registry
+from unlearn_guard.guard.rows import ForgetRequest
+from unlearn_guard.guard.stamp import Stamp, Step
+from unlearn_guard.guard.verdict import Verdict
+
+Plan = Callable[["Planner", Verdict, Prompt], list[Step]]
+INTERVENTIONS: Registry[Plan] = Registry("intervention")
+_ALONE = ("refusal", "prompting")
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What a bundle's interventions folder holds."""
+
+    settings: dict[str, dict[str, Any]]
+    common_words: frozenset[str] = frozenset()
+    pool: Pool | None = None
+    exclusive_ids: tuple[int, ...] = ()
+
+    @classmethod
+    def load(cls, bundle: Bundle) -> Fitted:
+        """Read the interventions of a bundle."""
+        folder = bundle.path / "interventions"
+        return cls(
+            settings=bundle.manifest.interventions,
+            common_words=frozenset(_read_json(folder / "common_words.json", [])),
+            pool=_read_json(folder / "standins.json", None),
+            exclusive_ids=tuple(_read_ids(folder / "eco.safetensors")),
+        )
+
+
+class Planner:
+    """Plan what is done to flagged requests of one bundle, with one tokenizer."""
+
+    def __init__(
+        self,
+        fitted: Fitted,
+        requests: tuple[ForgetRequest, ...],
+        *,
+        intervention: str,
+        revision: str,
+        seed: int,
+        tokenizer: Any,
+        end_token: int,
+    ) -> None:
+        """Raise UnknownNameError for an unknown intervention, SettingsError for one that was not fitted."""
+        self.fitted, self.revision, self.seed, self.tokenizer = fitted, revision, seed, tokenizer
+        self.requests = {request.forget_id: request for request in requests}
+        self.names = parse_intervention(intervention)
+        for name in self.names:
+            needed = {"eco-span": "eco", "swap": "eco"}.get(name, name)
+            if needed == "eco" and "eco" not in fitted.settings:
+                raise SettingsError(
+                    f"intervention {name!r} was not fitted into this bundle",
+                    allowed=", ".join(sorted({*fitted.settings, *_ALONE})),
+                    mend="fit again with --intervention " + needed,
+                )
+        text = fitted.settings.get("refusal", {}).get("text", DEFAULT_TEXT)
+        self.refusal_tokens = encode_refusal(tokenizer, text, end_token)
+
+    @property
+    def eco(self) -> EcoSettings:
+        """The fitted ECO settings."""
+        return EcoSettings(**self.fitted.settings["eco"])
+
+    def plan(self, verdict: Verdict, prompt: Prompt, *, cover_prompt: bool = False) -> Stamp:
+        """Return the stamp of a flagged request.
+
+        `cover_prompt` widens ECO to every prompt token: who asks for the prompt's own log-probabilities would
+        otherwise read the model's opinion of an answer that is part of the prompt.
+        """
+        steps = [step for name in self.names for step in INTERVENTIONS[name](self, verdict, prompt)]
+        if cover_prompt:
+            steps = [self._cover(step, prompt) for step in steps]
+        return Stamp(self.revision, verdict.forget_ids, len(prompt.ids), self.seed, tuple(steps))
+
+    def _cover(self, step: Step, prompt: Prompt) -> Step:
+        whole = to_ranges(range(len(prompt.ids)))
+        if step.method == "eco":
+            return Step("eco", whole, {**step.params, "mask": "all"})
+        if step.method == "swap":
+            return plan_refusal(self.refusal_tokens)
+        return plan_refusal(self.refusal_tokens) if step.method == "prompting" else step
+
+
+def parse_intervention(name: str) -> tuple[str, ...]:
+    """Split `a+b` into known names; raise UnknownNameError or SettingsError."""
+    names = tuple(part.strip() for part in name.split("+"))
+    for part in names:
+        INTERVENTIONS[part]
+    if len(names) > 1 and set(names) & set(_ALONE):
+        raise SettingsError("intervention", value=name, allowed=" and ".join(_ALONE) + " stand alone")
+    return names
+
+
+@INTERVENTIONS.register("eco")
+def _plan_eco(planner: Planner, verdict: Verdict, prompt: Prompt) -> list[Step]:
+    return [plan_eco(planner.eco, verdict, prompt, planner.fitted.common_words)]
+
+
+@INTERVENTIONS.register("eco-span")
+def _plan_eco_span(planner: Planner, verdict: Verdict, prompt: Prompt) -> list[Step]:
+    settings = EcoSettings(**{**planner.fitted.settings["eco"], "mask": "span"})
+    return [plan_eco(settings, verdict, prompt, planner.fitted.common_words)]
+
+
+@INTERVENTIONS.register("swap")
+def _plan_swap(planner: Planner, verdict: Verdict, prompt: Prompt) -> list[Step]:
+    request = planner.requests.get(verdict.forget_ids[0]) if verdict.forget_ids else None
+    kind = "person" if request is None or request.kind == "person" else "title"
+    step = planner.fitted.pool and plan_swap(planner.fitted.pool, kind, verdict, prompt, seed=planner.seed)
+    # A nameless question has nothing to swap: corrupt all of it instead.
+    return [step] if step else _plan_eco_all(planner, prompt)
+
+
+def _plan_eco_all(planner: Planner, prompt: Prompt) -> list[Step]:
+    settings = EcoSettings(**{**planner.fitted.settings["eco"], "mask": "all"})
+    return [plan_eco(settings, Verdict(True, (), 0.0, 0.0, "fused"), prompt, frozenset())]
+
+
+@INTERVENTIONS.register("refusal")
+def _plan_refusal(planner: Planner, verdict: Verdict, prompt: Prompt) -> list[Step]:
+    del verdict, prompt
+    return [plan_refusal(planner.refusal_tokens)]
+
+
+@INTERVENTIONS.register("prompting")
+def _plan_prompting(planner: Planner, verdict: Verdict, prompt: Prompt) -> list[Step]:
+    del prompt
+    titles = [planner.requests[name].title for name in verdict.forget_ids if name in planner.requests]
+    return [plan_prompting(planner.tokenizer, titles)]
+
+
+def _read_json(path: Path, default: Any) -> Any:
+    return json.loads(path.read_text()) if path.is_file() else default
+
+
+def _read_ids(path: Path) -> list[int]:
+    if not path.is_file():
+        return []
+    from safetensors.numpy import load_file
+
+    return [int(token) for token in load_file(path)["exclusive_ids"]]

@@ -1,0 +1,132 @@
+"""A prompt as the model sees it: token ids, text, and which characters each token stands for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from unlearn_guard.guard.stamp import Ranges
+from unlearn_guard.guard.verdict import Verdict
+
+_RENDERED = -1
+_OPEN_ROLES = frozenset({"user", "tool", "function", "document"})
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Where a message lies in the rendered text: half-open characters, None where it was not found."""
+
+    role: str
+    place: tuple[int, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Token ids with their text.
+
+    `offsets[i]` are the half-open characters of token i; None when the tokenizer cannot tell, and then every
+    mask means all tokens. `special[i]` marks template and control tokens. Without `messages` the whole text is
+    what the user wrote.
+    """
+
+    ids: tuple[int, ...]
+    text: str
+    offsets: tuple[tuple[int, int], ...] | None
+    special: tuple[bool, ...]
+    messages: tuple[Message, ...] = ()
+
+    def cover(self, places: Iterable[tuple[int, int]]) -> set[int]:
+        """Return the tokens, special ones left out, that touch any of these character ranges."""
+        if self.offsets is None:
+            return self.open_tokens()
+        touched: set[int] = set()
+        for start, end in places:
+            touched.update(
+                position
+                for position, (left, right) in enumerate(self.offsets)
+                if left < end and right > start and not self.special[position]
+            )
+        return touched
+
+    def open_tokens(self) -> set[int]:
+        """Return the tokens that a user or a tool wrote: all that are not special where messages are unknown."""
+        everything = {position for position, special in enumerate(self.special) if not special}
+        if self.offsets is None or not self.messages or any(message.place is None for message in self.messages):
+            return everything
+        places = [message.place for message in self.messages if message.role in _OPEN_ROLES and message.place]
+        return self.cover(places) or everything
+
+    def locate(self, verdict: Verdict) -> list[tuple[int, int]]:
+        """Return a verdict's spans as characters of the rendered text."""
+        places = []
+        for number, start, end in verdict.spans:
+            if number == _RENDERED or not self.messages:
+                places.append((start, end))
+            elif number < len(self.messages) and (place := self.messages[number].place):
+                places.append((place[0] + start, place[0] + end))
+        return places
+
+    def words(self) -> list[tuple[int, int, str]]:
+        """Return (start, end, folded word) of every word of the text."""
+        return [(match.start(), match.end(), match.group().casefold()) for match in _WORD.finditer(self.text)]
+
+
+def read_prompt(tokenizer: Any, ids: Sequence[int], messages: Sequence[tuple[str, str]] = ()) -> Prompt:
+    """Decode token ids and align them with their text.
+
+    `tokenizer` is a `tokenizers.Tokenizer` or a Hugging Face tokenizer; `messages` are (role, text) in the order
+    in which they were rendered.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    ids = tuple(int(token) for token in ids)
+    if not hasattr(backend, "get_added_tokens_decoder"):
+        text = tokenizer.decode(list(ids))
+        return Prompt(ids, text, None, (False,) * len(ids), _place(text, messages))
+    text = backend.decode(list(ids), skip_special_tokens=False)
+    marks = {token for token, added in backend.get_added_tokens_decoder().items() if added.special}
+    special = tuple(token in marks for token in ids)
+    return Prompt(ids, text, _align(backend, ids, text), special, _place(text, messages))
+
+
+def _align(backend: Any, ids: tuple[int, ...], text: str) -> tuple[tuple[int, int], ...] | None:
+    encoding = backend.encode(text, add_special_tokens=False)
+    if tuple(encoding.ids) == ids:
+        return tuple((int(start), int(end)) for start, end in encoding.offsets)
+    # The client's ids need not be what the tokenizer would make of their text: decode them one by one instead.
+    pieces = [backend.decode([token], skip_special_tokens=False) for token in ids]
+    if "".join(pieces) != text:
+        return None
+    offsets, start = [], 0
+    for piece in pieces:
+        offsets.append((start, start + len(piece)))
+        start += len(piece)
+    return tuple(offsets)
+
+
+def _place(text: str, messages: Sequence[tuple[str, str]]) -> tuple[Message, ...]:
+    placed, cursor = [], 0
+    for role, content in messages:
+        start = -1
+        for candidate in (content, content.strip()):
+            if candidate and (start := text.find(candidate, cursor)) >= 0:
+                break
+        if start < 0:
+            placed.append(Message(role, (cursor, cursor) if not content.strip() else None))
+            continue
+        cursor = start + len(candidate)
+        placed.append(Message(role, (start, cursor)))
+    return tuple(placed)
+
+
+def to_ranges(positions: Iterable[int]) -> Ranges:
+    """Merge positions into sorted half-open ranges."""
+    ranges: list[list[int]] = []
+    for position in sorted(set(positions)):
+        if ranges and ranges[-1][1] == position:
+            ranges[-1][1] += 1
+        else:
+            ranges.append([position, position + 1])
+    return tuple((start, end) for start, end in ranges)

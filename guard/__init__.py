@@ -1,0 +1,1 @@
+"""The domain: forget requests, verdicts, policy, bundle, screening, stamps, audit, errors."""

@@ -1,0 +1,335 @@
+"""The composition root: the one place, with the command line, that may import every room."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from unlearn_guard.guard.bundle import Bundle, EncoderRecord, request_record, write_bundle
+from unlearn_guard.guard.errors import DataError, SettingsError
+from unlearn_guard.guard.fingerprint import fingerprint_model
+from unlearn_guard.guard.policy import Policy
+from unlearn_guard.guard.progress import report_step, track
+from unlearn_guard.guard.protocols import PromptClassifier
+from unlearn_guard.guard.rows import ForgetRequest, Row, check_disjoint, group_requests, read_rows
+from unlearn_guard.guard.screening import Guard
+
+if TYPE_CHECKING:
+    from unlearn_guard.classifiers.fitting import Split
+    from unlearn_guard.corruptions.planning import Planner
+
+Rows = str | Path | Sequence[Row]
+COMMON_SHARE = 0.05
+"""A word is common when at least this share of kept rows uses it (notes: 20 of 400 TOFU questions)."""
+MAX_PROBES = 48
+
+
+def load_guard(path: str | Path, *, policy: Policy, device: str = "cpu") -> Guard:
+    """Open a bundle and build its classifier."""
+    bundle = Bundle.load(path)
+    return Guard(load_classifier(bundle, device=device), policy, bundle)
+
+
+def load_classifier(bundle: Bundle, *, device: str = "cpu") -> PromptClassifier:
+    """Build the classifier that a bundle names."""
+    folder = bundle.path / "classifier"
+    if bundle.manifest.classifier == "name-match":
+        from unlearn_guard.classifiers.name_match import NameMatch
+
+        record = json.loads((folder / "aliases.json").read_text())
+        return NameMatch(record["aliases"], bundle.manifest.alpha)
+    from unlearn_guard.classifiers.cascade import Cascade
+
+    assert bundle.manifest.encoder is not None
+    return Cascade.load(folder, bundle.manifest.encoder.engine, device=device)
+
+
+def load_planner(bundle: Bundle, tokenizer: Any, end_token: int, *, intervention: str | None = None) -> Planner:
+    """Build the planner of a bundle's interventions, optionally another than its own."""
+    from unlearn_guard.corruptions.planning import Fitted, Planner
+
+    return Planner(
+        Fitted.load(bundle),
+        bundle.requests,
+        intervention=intervention or bundle.manifest.intervention,
+        revision=bundle.revision,
+        seed=bundle.manifest.seed,
+        tokenizer=tokenizer,
+        end_token=end_token,
+    )
+
+
+def fit(
+    model: str | Path,
+    forget: Rows | Sequence[ForgetRequest],
+    retain: Rows,
+    *,
+    clean: Rows | None = None,
+    interventions: Sequence[str] = ("eco",),
+    alpha: float = 0.001,
+    seed: int = 0,
+    out: str | Path,
+    classifier: Literal["cascade", "name-match"] = "cascade",
+    encoder: str | None = None,
+    device: str = "cpu",
+    overwrite: bool = False,
+    private: bool = False,
+    refusal_text: str | None = None,
+) -> Bundle:
+    """Fit a guard for `model` and write it atomically to `out`.
+
+    forget, retain and clean are JSON-lines paths or rows; forget may be forget requests. The first intervention is
+    the bundle's own. `private` keeps rows as keyed hashes. Raises DataError for an empty, overlapping or too small
+    set, RowError for a malformed line, SettingsError and DependencyError for the rest; nothing is written then.
+    """
+    from unlearn_guard.classifiers.fitting import collect_aliases, fit_cascade, split_rows
+    from unlearn_guard.corruptions.planning import parse_intervention
+
+    if not 0.0 < alpha < 1.0:
+        raise SettingsError("alpha", value=alpha, allowed="a number between 0 and 1, exclusive")
+    if classifier not in ("cascade", "name-match"):
+        raise SettingsError("classifier", value=classifier, allowed="cascade, name-match")
+    names = [part for name in interventions for part in parse_intervention(name)]
+    if not names:
+        raise SettingsError("no intervention named", mend="give at least one, for example eco")
+    requests = _read_requests(forget, intervention=interventions[0])
+    retain_rows, clean_rows = _read(retain), _read(clean) if clean is not None else []
+    forget_rows = [_own(row, request) for request in requests for row in request.rows]
+    check_disjoint(forget_rows, [*retain_rows, *clean_rows])
+    split = split_rows(forget_rows, retain_rows, clean_rows, seed)
+    kept = [*split.retain_train, *split.retain_validation]
+    if classifier == "cascade" and len(split.calibration) < 50:
+        raise DataError(
+            "too few calibration rows",
+            value=len(split.calibration),
+            allowed="50 or more (30 % of retain and clean rows, by person)",
+            mend="give more retain rows, or clean traffic with --clean",
+        )
+    fingerprint = fingerprint_model(model)
+    aliases = collect_aliases(requests, kept)
+    requests = [_with_aliases(request, aliases[request.forget_id]) for request in requests]
+    if classifier == "name-match" and not any(aliases.values()):
+        raise DataError("no aliases to match", mend="add an 'aliases' list to the forget rows")
+
+    with write_bundle(out, overwrite=overwrite) as writer:
+        encoder_record, used_alpha, n_calibration, metrics = None, alpha, 0, {}
+        if classifier == "cascade":
+            from unlearn_guard.classifiers.export import DEFAULT_ENCODER, export_encoder
+
+            name = encoder or DEFAULT_ENCODER
+            with report_step(f"encoder {name}"):
+                encoder_folder = export_encoder(name)
+            with report_step(f"classifier from {len(forget_rows)} forget and {len(kept)} kept rows"):
+                fitted = fit_cascade(
+                    requests,
+                    split,
+                    encoder_folder=encoder_folder,
+                    folder=writer.path("classifier/aliases.json").parent,
+                    alpha=alpha,
+                    seed=seed,
+                    track=track,
+                )
+            encoder_record = EncoderRecord(name=Path(name).name, engine=fitted["engine"])
+            used_alpha, n_calibration, metrics = fitted["alpha"], fitted["n_calibration"], fitted["metrics"]
+        else:
+            writer.path("classifier/aliases.json").write_text(json.dumps({"aliases": aliases}, ensure_ascii=False))
+        settings: dict[str, dict[str, Any]] = {}
+        if refusal_text:
+            settings["refusal"] = {"text": refusal_text}
+        if {"eco", "eco-span", "swap"} & set(names):
+            settings["eco"] = _fit_eco(str(model), requests, split, writer.path, device=device, seed=seed)
+            metrics["eco"] = settings["eco"].pop("search")
+        writer.write_lines("requests.jsonl", [request_record(request) for request in requests])
+        writer.write_lines("examples.jsonl", _example_records(forget_rows, private))
+        writer.commit(
+            model=Path(str(model)).name,
+            fingerprint=fingerprint,
+            classifier=classifier,
+            encoder=encoder_record,
+            seed=seed,
+            alpha=used_alpha,
+            alpha_requested=alpha,
+            n_calibration=n_calibration,
+            intervention=interventions[0],
+            interventions=settings,
+            metrics=metrics,
+        )
+    return Bundle.load(out)
+
+
+def _read(rows: Rows) -> list[Row]:
+    return read_rows(rows) if isinstance(rows, (str, Path)) else list(rows)
+
+
+def _read_requests(forget: Rows | Sequence[ForgetRequest], *, intervention: str) -> list[ForgetRequest]:
+    if isinstance(forget, (str, Path)):
+        return group_requests(read_rows(forget), intervention=intervention)
+    items = list(forget)
+    if items and isinstance(items[0], ForgetRequest):
+        return [item for item in items if isinstance(item, ForgetRequest)]
+    return group_requests([item for item in items if isinstance(item, Row)], intervention=intervention)
+
+
+def _own(row: Row, request: ForgetRequest) -> Row:
+    from dataclasses import replace
+
+    return replace(row, forget_id=request.forget_id)
+
+
+def _with_aliases(request: ForgetRequest, aliases: tuple[str, ...]) -> ForgetRequest:
+    from dataclasses import replace
+
+    title = request.title if request.title and request.title != request.forget_id else (aliases or ("",))[0]
+    return replace(request, aliases=tuple(aliases), title=title or request.forget_id)
+
+
+def _example_records(rows: Sequence[Row], private: bool) -> list[dict[str, Any]]:
+    if not private:
+        return [{"forget_id": row.forget_id, "prompt": row.query, "answer": row.answer} for row in rows]
+    import hashlib
+    import hmac
+
+    from unlearn_guard.guard.marks import ensure_secret
+
+    key = ensure_secret().encode()
+    return [
+        {"forget_id": row.forget_id, "hash": hmac.new(key, row.digest.encode(), hashlib.sha256).hexdigest()}
+        for row in rows
+    ]
+
+
+def _fit_eco(
+    model: str, requests: Sequence[ForgetRequest], split: Split, path: Any, *, device: str, seed: int
+) -> dict[str, Any]:
+    """Tune ECO on validation rows, and write eco.safetensors, common_words.json and standins.json."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    from unlearn_guard.corruptions.eco import EcoSettings, find_exclusive_ids, measure_rms, plan_eco
+    from unlearn_guard.corruptions.fluency import find_words
+    from unlearn_guard.corruptions.search import Probe, search_eco
+    from unlearn_guard.corruptions.standins import build_pool
+    from unlearn_guard.guard.stamp import Stamp
+    from unlearn_guard.guard.verdict import Verdict
+    from unlearn_guard.serving.transformers.engine import ReferenceEngine
+
+    with report_step(f"load {Path(model).name} to tune ECO"):
+        engine = ReferenceEngine.load(model, device=device)
+    forget = [*split.forget_train, *split.forget_validation]
+    kept = [*split.retain_train, *split.retain_validation]
+    common_words = count_common_words(kept)
+    vocabulary = frozenset(word for row in (*forget, *kept) for word in find_words(f"{row.query} {row.answer}"))
+    special = set(engine.tokenizer.all_special_ids)
+    exclusive = find_exclusive_ids(
+        _count_tokens(engine.tokenizer, forget), _count_tokens(engine.tokenizer, kept), special
+    )
+    pool = build_pool(engine.tokenizer, [f"{row.query} {row.answer}" for row in (*forget, *kept)])
+    rms = measure_rms(engine.embedding.weight.detach().float().cpu().numpy())
+    matcher = _matcher(requests)
+
+    answered = [row for row in split.forget_validation if row.answer] or [row for row in forget if row.answer]
+    if not answered:
+        raise DataError("no forget row has an answer", mend="ECO is tuned on answers: add an 'answer' to the rows")
+    probes = [Probe(row.query, row.answer) for row in answered[:MAX_PROBES]]
+    controls = make_controls(probes, matcher, common_words)
+    longest = max(len(engine.tokenizer(probe.answer).input_ids) for probe in probes) + 8
+
+    def ask(questions: Sequence[str], settings: EcoSettings | None) -> list[str]:
+        stamps: list[Stamp | None] = []
+        prompts = []
+        for question in questions:
+            prompt = engine.read(question)
+            prompts.append(prompt.ids)
+            if settings is None:
+                stamps.append(None)
+                continue
+            found = matcher.find(question)
+            owners = tuple(dict.fromkeys(owner for match in found for owner in match.forget_ids))
+            spans = tuple((0, match.start, match.end) for match in found)
+            verdict = Verdict(True, owners, 0.0, 0.0, "alias", spans)
+            step = plan_eco(settings, verdict, prompt, common_words)
+            stamps.append(Stamp("", owners, len(prompt.ids), seed, (step,)))
+        return [engine.decode(answer) for answer in engine.generate(prompts, stamps, max_new_tokens=longest)]
+
+    with report_step(f"tune ECO on {len(probes)} validation questions, {len(controls)} controls"):
+        choice = search_eco(ask, probes, controls or probes, rms=rms, common_words=common_words, vocabulary=vocabulary)
+    save_file(
+        {"exclusive_ids": np.array(exclusive, np.int64), "rms": np.array([rms], np.float64)},
+        path("interventions/eco.safetensors"),
+    )
+    path("interventions/common_words.json").write_text(json.dumps(sorted(common_words), ensure_ascii=False))
+    path("interventions/standins.json").write_text(json.dumps(pool))
+    from dataclasses import asdict
+
+    return {
+        **choice.settings.to_record(),
+        "search": {
+            "target": asdict(choice.target),
+            "reached": asdict(choice.outcome),
+            "n_probes": len(probes),
+            "n_controls": len(controls),
+            "trail": choice.trail,
+        },
+    }
+
+
+def count_common_words(rows: Sequence[Row], share: float = COMMON_SHARE) -> frozenset[str]:
+    """Return words that at least `share` of the rows' queries use."""
+    from unlearn_guard.corruptions.fluency import find_words
+
+    counts = Counter(word for row in rows for word in set(find_words(row.query)))
+    least = max(3, share * len(rows))
+    return frozenset(word for word, count in counts.items() if count >= least)
+
+
+def make_controls(probes: Sequence[Any], matcher: Any, common_words: frozenset[str]) -> list[Any]:
+    """Return the probes with each name replaced by one nobody knows, in question and answer.
+
+    Only questions whose other words are all common are used (else all that hold a name): a rare word beside the
+    name would hand the fact to the model again.
+    """
+    from unlearn_guard.corruptions.fluency import find_words
+    from unlearn_guard.corruptions.search import Probe
+
+    unknown = "Tilda Weiland"
+    plain, all_named = [], []
+    for probe in probes:
+        found = matcher.find(probe.prompt)
+        if not found:
+            continue
+        rest = probe.prompt
+        control = Probe(
+            _replace(probe.prompt, found, unknown), _replace(probe.answer, matcher.find(probe.answer), unknown)
+        )
+        for match in found:
+            rest = rest.replace(probe.prompt[match.start : match.end], " ")
+        all_named.append(control)
+        if all(word in common_words for word in find_words(rest)):
+            plain.append(control)
+    return plain if len(plain) >= 8 else all_named
+
+
+def _replace(text: str, matches: Sequence[Any], name: str) -> str:
+    for match in reversed(matches):
+        text = text[: match.start] + name + text[match.end :]
+    return text
+
+
+def _matcher(requests: Sequence[ForgetRequest]) -> Any:
+    from unlearn_guard.classifiers.aliases import AliasMatcher
+
+    return AliasMatcher({request.forget_id: request.aliases for request in requests})
+
+
+def _count_tokens(tokenizer: Any, rows: Sequence[Row]) -> Counter[int]:
+    counts: Counter[int] = Counter()
+    for row in rows:
+        for text in (row.query, " " + row.query, row.answer, " " + row.answer):
+            counts.update(tokenizer(text, add_special_tokens=False).input_ids)
+    return counts
+
+
+__all__ = ["COMMON_SHARE", "fit", "load_classifier", "load_guard", "load_planner"]

@@ -1,0 +1,145 @@
+"""Rows and forget requests: what an operator hands over."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+from unlearn_guard.guard.errors import DataError, RowError
+
+Kind = Literal["person", "document", "skill"]
+DEFAULT_FORGET_ID = "forget-0"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One question with its answer, or one passage (`text`)."""
+
+    prompt: str = ""
+    answer: str = ""
+    text: str = ""
+    forget_id: str = ""
+    aliases: tuple[str, ...] = ()
+    split: str = ""
+
+    @property
+    def query(self) -> str:
+        """The text that a request would carry."""
+        return self.prompt or self.text
+
+    @property
+    def digest(self) -> str:
+        """A stable hash of the row's content."""
+        return hashlib.sha256(f"{self.prompt}\0{self.answer}\0{self.text}".encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetRequest:
+    """What must be gone. `forget_id` is ours; `request_id` is only ever the HTTP request's."""
+
+    forget_id: str
+    kind: Kind = "person"
+    title: str = ""
+    aliases: tuple[str, ...] = ()
+    rows: tuple[Row, ...] = ()
+    intervention: str = "eco"
+    expires: str | None = None
+    """ISO date after which the request no longer applies; None: never."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise DataError("kind of forget request", value=self.kind, allowed=", ".join(get_args(Kind)))
+
+
+_FIELDS = {"prompt", "question", "answer", "text", "forget_id", "aliases", "split"}
+
+
+def read_rows(path: str | Path) -> list[Row]:
+    """Read JSON lines into rows; raise RowError with file, line and reason for a malformed line."""
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read rows: {error.strerror or error}", value=str(path)) from None
+    rows = []
+    for number, raw in enumerate(content.split(b"\n"), start=1):
+        if raw.strip():
+            rows.append(_parse(path, number, raw))
+    if not rows:
+        raise DataError("no rows in file", value=str(path), mend="give one JSON object per line")
+    return rows
+
+
+def _parse(path: Path, number: int, raw: bytes) -> Row:
+    try:
+        record = json.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise RowError(path, number, f"not UTF-8 at byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise RowError(path, number, f"not JSON ({error.msg}, column {error.colno})") from None
+    if not isinstance(record, dict):
+        raise RowError(path, number, f"a {type(record).__name__}", allowed="a JSON object")
+    for name in ("prompt", "question", "answer", "text", "forget_id", "split"):
+        if name in record and not isinstance(record[name], str):
+            raise RowError(path, number, f"{name!r} is a {type(record[name]).__name__}", allowed="a string")
+    aliases = record.get("aliases", [])
+    if not isinstance(aliases, list) or not all(isinstance(alias, str) for alias in aliases):
+        raise RowError(path, number, "'aliases' is not a list of strings", allowed='["name", …]')
+    row = Row(
+        prompt=str(record.get("prompt", record.get("question", ""))).strip(),
+        answer=record.get("answer", "").strip(),
+        text=record.get("text", "").strip(),
+        forget_id=record.get("forget_id", ""),
+        aliases=tuple(aliases),
+        split=record.get("split", ""),
+    )
+    if not row.query:
+        raise RowError(path, number, "neither 'prompt' nor 'text'", allowed=", ".join(sorted(_FIELDS)))
+    return row
+
+
+def group_requests(rows: Iterable[Row], *, intervention: str = "eco") -> list[ForgetRequest]:
+    """Group rows into forget requests by `forget_id`, in order of first appearance."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.forget_id or DEFAULT_FORGET_ID, []).append(row)
+    requests = []
+    for forget_id, members in groups.items():
+        aliases = tuple(dict.fromkeys(alias for row in members for alias in row.aliases if alias.strip()))
+        kind: Kind = "document" if all(row.text and not row.prompt for row in members) else "person"
+        requests.append(
+            ForgetRequest(
+                forget_id=forget_id,
+                kind=kind,
+                title=aliases[0] if aliases else forget_id,
+                aliases=aliases,
+                rows=tuple(members),
+                intervention=intervention,
+            )
+        )
+    return requests
+
+
+def check_disjoint(forget: Sequence[Row], retain: Sequence[Row]) -> None:
+    """Raise DataError where forget and retain rows share a query, or either is empty."""
+    if not forget:
+        raise DataError("the forget set is empty", mend="give at least one row to forget")
+    if not retain:
+        raise DataError("the retain set is empty", mend="give rows of what must be kept")
+    kept = {row.query.casefold() for row in retain}
+    shared = [row.query for row in forget if row.query.casefold() in kept]
+    if shared:
+        raise DataError(
+            f"forget and retain rows overlap in {len(shared)} of {len(forget)} queries, first",
+            value=shared[0],
+            mend="remove them from one of the two sets",
+        )
+
+
+def assign_default_id(rows: Iterable[Row], forget_id: str) -> list[Row]:
+    """Give rows without a forget_id the one named."""
+    return [row if row.forget_id else replace(row, forget_id=forget_id) for row in rows]

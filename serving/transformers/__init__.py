@@ -1,0 +1,1 @@
+"""The reference engine: the same bundle on a Hugging Face model."""

@@ -1,0 +1,222 @@
+"""The reference engine: stamps applied to a Hugging Face causal model, batched, through `inputs_embeds`.
+
+It shares the row plans with the vLLM worker but not the mechanism (no hooks, no buffers), so that the two can check
+each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from unlearn_guard.corruptions.eco import NoiseTable, RowPlan
+from unlearn_guard.corruptions.planning import Planner
+from unlearn_guard.corruptions.prompt import Prompt, read_prompt
+from unlearn_guard.guard.screening import Guard
+from unlearn_guard.guard.stamp import Stamp
+from unlearn_guard.guard.verdict import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Teacher-forced scores of one answer: per-token log-probabilities, and whether each token was the argmax."""
+
+    logprobs: np.ndarray
+    argmax: np.ndarray
+
+
+class ReferenceEngine:
+    """Generate and score with a causal model, with or without stamps."""
+
+    def __init__(self, model: Any, tokenizer: Any, *, exclusive_ids: Sequence[int] = (), batch_size: int = 32) -> None:
+        self.model, self.tokenizer, self.batch_size = model.eval(), tokenizer, batch_size
+        self.device = next(model.parameters()).device
+        self.embedding = model.get_input_embeddings()
+        self.hidden = int(self.embedding.weight.shape[1])
+        self.noise = NoiseTable(self.hidden)
+        self.end_token = int(tokenizer.eos_token_id)
+        self.exclusive = torch.zeros(self.embedding.weight.shape[0], dtype=torch.bool, device=self.device)
+        self.exclusive[list(exclusive_ids)] = True
+
+    @classmethod
+    def load(
+        cls, folder: str | Path, *, device: str = "cpu", dtype: str = "float32", **options: Any
+    ) -> ReferenceEngine:
+        """Load a model and its tokenizer from a folder or by hub name."""
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).to(device)
+        return cls(model, AutoTokenizer.from_pretrained(folder), **options)
+
+    def render(self, question: str, *, system: str = "") -> list[int]:
+        """Return the prompt's token ids: through the chat template where there is one, else the plain text."""
+        if self.tokenizer.chat_template:
+            messages = ([{"role": "system", "content": system}] if system else []) + [
+                {"role": "user", "content": question}
+            ]
+            text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+        return list(self.tokenizer(f"{system}\n{question}" if system else question).input_ids)
+
+    def read(self, question: str) -> Prompt:
+        """Return a rendered question with its alignment; the question is the only user message."""
+        return read_prompt(self.tokenizer, self.render(question), [("user", question)])
+
+    @torch.inference_mode()
+    def generate(
+        self, prompts: Sequence[Sequence[int]], stamps: Sequence[Stamp | None], *, max_new_tokens: int
+    ) -> list[list[int]]:
+        """Return greedy continuations, the end token left out. Prompts are batched by length."""
+        order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+        outputs: list[list[int]] = [[] for _ in prompts]
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            batch = [_splice(prompts[row], stamps[row]) for row in rows]
+            answers = self._generate_batch(batch, [stamps[row] for row in rows], max_new_tokens)
+            for row, answer in zip(rows, answers, strict=True):
+                outputs[row] = answer
+        return outputs
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of an answer."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+    @torch.inference_mode()
+    def score(
+        self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], stamps: Sequence[Stamp | None]
+    ) -> list[Scored]:
+        """Return teacher-forced scores of answers; only prompt positions are corrupted, as in serving."""
+        order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]) + len(answers[row]))
+        scored: list[Scored | None] = [None] * len(prompts)
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            heads = [_splice(prompts[row], stamps[row]) for row in rows]
+            sequences = [[*head, *answers[row]] for head, row in zip(heads, rows, strict=True)]
+            embeds, mask, positions = self._prefill(sequences, [stamps[row] for row in rows])
+            logits = self.model(inputs_embeds=embeds, attention_mask=mask, position_ids=positions).logits
+            for place, row in enumerate(rows):
+                target = torch.tensor(answers[row], device=self.device)
+                ahead = logits[place, -len(answers[row]) - 1 : -1].float().log_softmax(-1)
+                scored[row] = Scored(
+                    ahead.gather(-1, target[:, None])[:, 0].cpu().numpy(),
+                    (ahead.argmax(-1) == target).cpu().numpy(),
+                )
+        return [item for item in scored if item is not None]
+
+    def _generate_batch(
+        self, prompts: list[list[int]], stamps: list[Stamp | None], max_new_tokens: int
+    ) -> list[list[int]]:
+        plans = [RowPlan(stamp, self.hidden, self.noise) if stamp else None for stamp in stamps]
+        forced = [_forced(stamp) for stamp in stamps]
+        embeds, mask, positions = self._prefill(prompts, stamps)
+        result = self.model(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=True)
+        lengths = [len(prompt) for prompt in prompts]
+        outputs: list[list[int]] = [[] for _ in prompts]
+        open_rows = set(range(len(prompts)))
+        for step in range(max_new_tokens):
+            tokens = result.logits[:, -1].argmax(-1)
+            for row, answer in enumerate(forced):
+                if answer:
+                    tokens[row] = answer[min(step, len(answer) - 1)]
+            for row in list(open_rows):
+                token = int(tokens[row])
+                if token == self.end_token:
+                    open_rows.discard(row)
+                else:
+                    outputs[row].append(token)
+            if not open_rows or step == max_new_tokens - 1:
+                break
+            embeds = self.embedding(tokens[:, None])
+            for row, plan in enumerate(plans):
+                if plan is not None:
+                    self._edit(embeds[row], tokens[row, None], plan, lengths[row] + step)
+            mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
+            at = torch.tensor([[length + step] for length in lengths], device=self.device)
+            result = self.model(
+                inputs_embeds=embeds,
+                attention_mask=mask,
+                position_ids=at,
+                past_key_values=result.past_key_values,
+                use_cache=True,
+            )
+        return outputs
+
+    def _prefill(
+        self, sequences: Sequence[Sequence[int]], stamps: Sequence[Stamp | None]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return left-padded embeddings with the stamps' edits, the attention mask and the positions."""
+        width = max(len(sequence) for sequence in sequences)
+        ids = torch.full((len(sequences), width), self.end_token, dtype=torch.int64)
+        mask = torch.zeros((len(sequences), width), dtype=torch.int64)
+        for row, sequence in enumerate(sequences):
+            ids[row, width - len(sequence) :] = torch.tensor(list(sequence))
+            mask[row, width - len(sequence) :] = 1
+        ids, mask = ids.to(self.device), mask.to(self.device)
+        embeds = self.embedding(ids)
+        for row, stamp in enumerate(stamps):
+            if stamp is not None:
+                first = width - len(sequences[row])
+                plan = RowPlan(stamp, self.hidden, self.noise)
+                self._edit(embeds[row, first:], ids[row, first:], plan, 0)
+        return embeds, mask, (mask.cumsum(-1) - 1).clamp(min=0)
+
+    def _edit(self, embeds: torch.Tensor, ids: torch.Tensor, plan: RowPlan, start: int) -> None:
+        """Apply a plan to consecutive rows in place."""
+        edits = plan.edit(start, start + len(ids))
+        if edits is None:
+            return
+        swap = torch.from_numpy(edits.swap).to(self.device)
+        swapped = swap >= 0
+        if swapped.any():
+            embeds[swapped] = self.embedding(swap[swapped])
+            ids = torch.where(swapped, swap, ids)
+        for row in np.flatnonzero(edits.dims):
+            if edits.by_token[row] and not self.exclusive[ids[row]]:
+                continue
+            dims = int(edits.dims[row])
+            shift = torch.from_numpy(edits.shift[row, :dims]).to(embeds)
+            embeds[row, :dims] = embeds[row, :dims] * float(edits.scale[row]) + shift
+
+
+class GuardedModel:
+    """A guard in front of the reference engine: what the vLLM plugin does, without vLLM."""
+
+    def __init__(self, engine: ReferenceEngine, guard: Guard, planner: Planner) -> None:
+        self.engine, self.guard, self.planner = engine, guard, planner
+
+    def screen(self, questions: Sequence[str]) -> list[Verdict]:
+        """Screen questions as the server would: the user's message, and the rendered prompt for names."""
+        prompts = [self.engine.read(question) for question in questions]
+        conversations = [[{"role": "user", "content": question}] for question in questions]
+        return self.guard.screen(conversations, rendered=[prompt.text for prompt in prompts])
+
+    def stamp(self, questions: Sequence[str], verdicts: Sequence[Verdict]) -> list[Stamp | None]:
+        """Plan what is done to each question."""
+        return [
+            self.planner.plan(verdict, self.engine.read(question)) if verdict.flagged else None
+            for question, verdict in zip(questions, verdicts, strict=True)
+        ]
+
+    def answer(self, questions: Sequence[str], *, max_new_tokens: int) -> list[str]:
+        """Return the guarded answers."""
+        stamps = self.stamp(questions, self.screen(questions))
+        ids = [self.engine.render(question) for question in questions]
+        return [
+            self.engine.decode(answer) for answer in self.engine.generate(ids, stamps, max_new_tokens=max_new_tokens)
+        ]
+
+
+def _splice(ids: Sequence[int], stamp: Stamp | None) -> list[int]:
+    """Put a prompting step's instruction before the prompt."""
+    step = stamp.step("prompting") if stamp else None
+    return [*step.params["tokens"], *ids] if step else list(ids)
+
+
+def _forced(stamp: Stamp | None) -> list[int] | None:
+    step = stamp.step("refusal") if stamp else None
+    return list(step.params["tokens"]) if step else None

@@ -1,0 +1,67 @@
+"""The start-up canary: prove on the device, through whatever was compiled or captured, that every hook acts.
+
+vLLM can load a compiled artefact that was made without hooks; nothing else would notice.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from unlearn_guard.corruptions.eco import RowEdits
+from unlearn_guard.guard.errors import EngineError
+
+logger = logging.getLogger("unlearn_guard")
+_ROWS = 8
+_TOKENS = 3
+_VALUE = 0.75  # Exact in every floating-point type.
+
+
+def run_canary(guard: Any) -> None:
+    """Run dummy steps with and without edits, and look for the forced-token processor; raise EngineError if any is idle."""
+    if not _has_forced_tokens(guard):
+        raise _idle("the forced-token logits processor is not in the sampler")
+    if guard.edit is None:  # A later pipeline stage embeds nothing.
+        return
+    plain = _run(guard, RowEdits.blank(_ROWS, guard.hidden))
+    edited = RowEdits.blank(_ROWS, guard.hidden)
+    edited.dims[:], edited.scale[:], edited.shift[:] = guard.hidden, 0.0, _VALUE
+    if _run(guard, edited) != _VALUE:
+        raise _idle("the embedding edit changed nothing in a dummy step")
+    swapped = RowEdits.blank(_ROWS, guard.hidden)
+    values = set()
+    for token in range(1, _TOKENS + 1):
+        swapped.swap[:] = token
+        values.add(_run(guard, swapped))
+    if values <= {plain}:
+        raise _idle("the token swap changed nothing in a dummy step")
+    if _run(guard, RowEdits.blank(_ROWS, guard.hidden)) != plain:
+        raise _idle("an edit outlived its step")
+    logger.info("unlearn-guard: canary passed (embedding edit, token swap, forced tokens)")
+
+
+def _run(guard: Any, edits: RowEdits) -> float:
+    """Run a dummy step under edits and return what the graph wrote of its first row."""
+    guard.edit.write(0, edits)
+    guard.runner._dummy_run(_ROWS)
+    guard.edit.clear()
+    return float(guard.edit.proof.float().cpu())
+
+
+def _has_forced_tokens(guard: Any) -> bool:
+    from unlearn_guard.serving.vllm.forcing import ForcedTokens
+
+    if guard.is_v2:
+        sampler = getattr(guard.runner, "sampler", None)
+        processors = sampler.logits_processors if sampler is not None else None
+    else:
+        processors = guard.runner.input_batch.logitsprocs.non_argmax_invariant
+    # Only the last pipeline stage samples.
+    return processors is None or any(isinstance(processor, ForcedTokens) for processor in processors)
+
+
+def _idle(what: str) -> EngineError:
+    return EngineError(
+        f"start-up canary: {what}",
+        mend="clear vLLM's compile cache (VLLM_DISABLE_COMPILE_CACHE=1) and start again; if it stays, report it",
+    )

@@ -1,0 +1,43 @@
+"""Prometheus metrics on vLLM's own /metrics page. Names are public API; content never appears in them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from unlearn_guard.guard.verdict import Verdict
+
+_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
+
+
+class Counters:
+    """Counters of one front-end process; vLLM sums them over API servers."""
+
+    def __init__(self, revision: str) -> None:
+        self._metrics = _make_metrics()
+        self._revision = revision
+
+    def observe(self, verdict: Verdict, seconds: float) -> None:
+        """Record one screening."""
+        self._metrics["seconds"].observe(seconds)
+        self._metrics["verdicts"].labels(verdict.stage, str(verdict.flagged).lower(), self._revision).inc()
+        if verdict.errors:
+            self._metrics["errors"].inc()
+
+    def count(self, action: str, mode: str) -> None:
+        """Record what was done to one request."""
+        self._metrics["requests"].labels(action, mode).inc()
+
+
+_METRICS: dict[str, Any] = {}
+
+
+def _make_metrics() -> dict[str, Any]:
+    """Make the collectors at first use: vLLM sets its multi-process folder only after plugins are loaded."""
+    if not _METRICS:
+        from prometheus_client import Counter, Histogram
+
+        _METRICS["requests"] = Counter("guard_requests_total", "Requests by what was done to them", ["action", "mode"])
+        _METRICS["verdicts"] = Counter("guard_verdicts_total", "Verdicts by stage", ["stage", "flagged", "revision"])
+        _METRICS["errors"] = Counter("guard_errors_total", "Requests that could not be screened")
+        _METRICS["seconds"] = Histogram("guard_decision_seconds", "Seconds to screen a request", buckets=_BUCKETS)
+    return _METRICS

@@ -1,0 +1,40 @@
+"""The entry point of group `vllm.general_plugins`.
+
+Nothing is imported at module level: vLLM logs and swallows import errors of plugins, and a guard must not vanish
+silently. All work, and all raising, happens inside `register`.
+"""
+
+
+def register() -> None:
+    """Install every seam, once per process; UNLEARN_GUARD_DISABLE=1 makes this a complete no-op."""
+    from unlearn_guard.serving.vllm.settings import is_disabled
+
+    if is_disabled():
+        return
+    _route_log()
+    from unlearn_guard.serving.vllm.engine import install_configuration
+
+    install_configuration()
+    try:
+        from unlearn_guard.serving.vllm.admission import install_admission
+        from unlearn_guard.serving.vllm.engine import install_engine
+        from unlearn_guard.serving.vllm.worker import install_worker
+
+        install_engine()
+        install_admission()
+        install_worker()
+    except Exception as error:
+        from unlearn_guard.serving.vllm.seams import note_broken
+
+        note_broken(error)
+
+
+def _route_log() -> None:
+    """Send our log lines where vLLM's go."""
+    import logging
+
+    ours, theirs = logging.getLogger("unlearn_guard"), logging.getLogger("vllm")
+    if not ours.handlers:
+        ours.handlers = list(theirs.handlers)
+        ours.setLevel(logging.INFO)
+        ours.propagate = False

@@ -1,0 +1,88 @@
+"""How an operator configures the plugin: environment variables or `--additional-config`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from unlearn_guard.guard.errors import SettingsError
+from unlearn_guard.guard.policy import Policy
+
+SECTION = "unlearn_guard"
+"""The key of vLLM's `additional_config`; it is part of vLLM's compile-cache key."""
+ABI = 1
+"""Raised whenever the hooks inside the compiled graph change, so that no older artefact is loaded."""
+
+
+class GuardSettings(BaseModel):
+    """The settings of one guarded engine; every process of it reads the same ones."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bundle: str
+    mode: Literal["enforce", "shadow", "off"] = "enforce"
+    on_error: Literal["block", "pass"] = "block"
+    alpha: float | None = Field(default=None, gt=0.0, lt=1.0)
+    intervention: str | None = None
+    max_windows: int = Field(default=64, ge=1)
+    device: Literal["cpu", "cuda"] = "cpu"
+    audit: str | None = None
+    threads: int = Field(default=2, ge=1)
+    """Threads that screen requests beside the event loop."""
+    abi: int = ABI
+    hooks: tuple[str, ...] = ("embedding", "forced-tokens")
+    revision: str = ""
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force."""
+        return Policy(self.mode, self.on_error, self.alpha, self.intervention, self.max_windows)
+
+
+def is_disabled() -> bool:
+    """Return whether UNLEARN_GUARD_DISABLE=1 makes the plugin a complete no-op."""
+    return os.environ.get("UNLEARN_GUARD_DISABLE", "") == "1"
+
+
+def read_settings(additional: Any) -> GuardSettings | None:
+    """Read settings from vLLM's additional_config, else from the environment; None: no guard is wanted.
+
+    Raises SettingsError for a malformed section, a missing folder, or no bundle with UNLEARN_GUARD_REQUIRED=1.
+    """
+    section = additional.get(SECTION) if isinstance(additional, dict) else None
+    if section is None:
+        bundle = os.environ.get("UNLEARN_GUARD_BUNDLE", "")
+        if not bundle:
+            if os.environ.get("UNLEARN_GUARD_REQUIRED", "") == "1":
+                raise SettingsError(
+                    "UNLEARN_GUARD_REQUIRED=1 but no bundle is named",
+                    mend='set UNLEARN_GUARD_BUNDLE, or --additional-config \'{"unlearn_guard": {"bundle": …}}\'',
+                )
+            return None
+        section = {"bundle": bundle}
+        for name in ("mode", "on_error", "intervention", "audit"):
+            if value := os.environ.get(f"UNLEARN_GUARD_{name.upper()}", ""):
+                section[name] = value
+    if not isinstance(section, dict):
+        raise SettingsError("additional_config.unlearn_guard", value=section, allowed='{"bundle": "FOLDER", …}')
+    try:
+        settings = GuardSettings.model_validate(section)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "bundle"
+        raise SettingsError(
+            f"setting unlearn_guard.{place}: {first['msg']}",
+            value=first.get("input"),
+            allowed=", ".join(name for name in GuardSettings.model_fields if name not in ("abi", "hooks", "revision")),
+        ) from None
+    return settings.model_copy(update={"bundle": str(Path(settings.bundle).expanduser().resolve())})
+
+
+def settings_of(vllm_config: Any) -> GuardSettings | None:
+    """Return the settings that a running engine carries, or None without a guard."""
+    additional = getattr(vllm_config, "additional_config", None)
+    section = additional.get(SECTION) if isinstance(additional, dict) else None
+    return GuardSettings.model_validate(section) if section else None

@@ -1,0 +1,173 @@
+"""The worker's side: hooks on the embedding module, and the row layout of every step.
+
+One installation serves both model runners. Edits are a pure function of (stamp, absolute position), so that chunked
+prefill, preemption and resumption reproduce them.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from unlearn_guard.corruptions.eco import NoiseTable, RowPlan
+from unlearn_guard.corruptions.embedding import EmbeddingEdit
+from unlearn_guard.corruptions.planning import Fitted
+from unlearn_guard.guard.bundle import Bundle
+from unlearn_guard.guard.errors import EngineError
+from unlearn_guard.guard.marks import CLEAN, MARK_KEY
+from unlearn_guard.guard.stamp import Stamp
+from unlearn_guard.serving.vllm.seams import patch
+from unlearn_guard.serving.vllm.settings import GuardSettings, settings_of
+
+logger = logging.getLogger("unlearn_guard")
+_SLACK_ROWS = 64
+"""Rows beyond the token budget, for graphs that are padded to their capture size."""
+
+
+def install_worker() -> None:
+    """Patch the worker's seams; CPU and XPU workers inherit `load_model`, but may warm up in their own way."""
+    from vllm.v1.worker.gpu_worker import Worker
+
+    patch(Worker, "load_model", _wrap_load_model)
+    patch(Worker, "compile_or_warm_up_model", _wrap_warm_up)
+    try:
+        from vllm.v1.worker.cpu_worker import CPUWorker
+    except ImportError:
+        return
+    patch(CPUWorker, "compile_or_warm_up_model", _wrap_warm_up)
+
+
+def _wrap_load_model(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def load_model(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, *args, **kwargs)
+        settings = settings_of(self.vllm_config)
+        if settings is not None:
+            self.unlearn_guard = WorkerGuard(self, settings)
+        return result
+
+    return load_model
+
+
+def _wrap_warm_up(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def compile_or_warm_up_model(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, *args, **kwargs)
+        guard = getattr(self, "unlearn_guard", None)
+        if guard is not None:
+            from unlearn_guard.serving.vllm.canary import run_canary
+
+            run_canary(guard)
+        return result
+
+    return compile_or_warm_up_model
+
+
+class WorkerGuard:
+    """What one worker knows: the plans of its flagged requests, and the buffers its hooks read."""
+
+    def __init__(self, worker: Any, settings: GuardSettings) -> None:
+        config = worker.vllm_config
+        bundle = Bundle.load(settings.bundle)
+        bundle.check_model(config.model_config.model)
+        self.runner = worker.model_runner
+        self.is_v2 = bool(config.use_v2_model_runner)
+        self.hidden = int(config.model_config.get_hidden_size())
+        self.noise = NoiseTable(self.hidden)
+        self.plans: dict[str, RowPlan] = {}
+        self.edit = self._hook(config, Fitted.load(bundle))
+        self._wrap_runner()
+
+    def _hook(self, config: Any, fitted: Fitted) -> EmbeddingEdit | None:
+        module = find_embedding(self.runner.get_model())
+        if module is None:  # A later pipeline stage has no embedding.
+            return None
+        captured = config.compilation_config.max_cudagraph_capture_size or 0
+        return EmbeddingEdit(
+            module,
+            n_rows=max(config.scheduler_config.max_num_batched_tokens, captured) + _SLACK_ROWS,
+            hidden=self.hidden,
+            vocabulary=int(config.model_config.get_vocab_size()),
+            dtype=config.model_config.dtype,
+            device=self.runner.device,
+            exclusive_ids=list(fitted.exclusive_ids),
+        )
+
+    def _wrap_runner(self) -> None:
+        name = "prepare_inputs" if self.is_v2 else "_prepare_inputs"
+        original = getattr(self.runner, name)
+        stage = self._stage_v2 if self.is_v2 else self._stage_v1
+
+        @functools.wraps(original)
+        def prepare(scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+            self.follow(scheduler_output)
+            result = original(scheduler_output, *args, **kwargs)
+            if self.edit is not None:
+                self.edit.clear()
+                if self.plans:
+                    stage(result, *args)
+            return result
+
+        setattr(self.runner, name, prepare)
+
+    def follow(self, scheduler_output: Any) -> None:
+        """Keep the plans of running flagged requests; preempted ones keep theirs, resumed ones may be sent again."""
+        for request_id in scheduler_output.finished_req_ids:
+            self.plans.pop(request_id, None)
+        for new in scheduler_output.scheduled_new_reqs:
+            params = new.sampling_params
+            mark = (params.extra_args or {}).get(MARK_KEY) if params is not None else None
+            if mark is not None and mark["body"] != CLEAN:
+                plan = RowPlan(Stamp.from_record(mark["body"]), self.hidden, self.noise)
+                if plan.edits_rows:
+                    self.plans[new.req_id] = plan
+
+    def _stage_v1(self, result: Any, num_scheduled_tokens: Any) -> None:
+        del result
+        batch = self.runner.input_batch
+        self.stage(batch.req_ids, batch.num_computed_tokens_cpu, num_scheduled_tokens)
+
+    def _stage_v2(self, result: Any, *args: Any) -> None:
+        del args
+        counts = result.query_start_loc_np[1:] - result.query_start_loc_np[:-1]
+        self.stage(result.req_ids, result.num_computed_tokens_np, counts)
+
+    def stage(self, request_ids: Sequence[str], computed: Any, counts: Any) -> None:
+        """Write this step's edits: request i owns the next counts[i] rows, from absolute position computed[i]."""
+        assert self.edit is not None
+        row = 0
+        for place, request_id in enumerate(request_ids):
+            count = int(counts[place])
+            plan = self.plans.get(request_id)
+            if plan is not None:
+                start = int(computed[place])
+                edits = plan.edit(start, start + count)
+                if edits is not None:
+                    self.edit.write(row, edits)
+            row += count
+
+
+def find_embedding(model: Any) -> Any:
+    """Return the module that looks up input embeddings, the outermost one where LoRA wraps it; None without one.
+
+    Raises EngineError where several modules could be it.
+    """
+    from vllm.lora.layers import VocabParallelEmbeddingWithLoRA
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+
+    found: dict[str, Any] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, ParallelLMHead) or any(name.startswith(f"{outer}.") for outer in found):
+            continue
+        if isinstance(module, (VocabParallelEmbedding, VocabParallelEmbeddingWithLoRA)):
+            found[name] = module
+    if len(found) > 1:
+        raise EngineError(
+            "cannot tell which module embeds the prompt",
+            value=sorted(found),
+            allowed="a model with one input embedding",
+            mend="report the architecture",
+        )
+    return next(iter(found.values()), None)
