@@ -22,7 +22,7 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from unlearn_guard.benchmarks.dataset import Example
+from unlearn_guard.benchmarks.dataset import Example, Suite
 from unlearn_guard.benchmarks.world import TRAINED_WRAPPERS
 from unlearn_guard.guard.bundle import replace_folder
 from unlearn_guard.guard.caching import cache_folder
@@ -77,6 +77,16 @@ class Job:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def make_jobs(suite: Suite, recipe: Recipe | None = None) -> list[Job]:
+    """Return the two models of a suite: `full` knows everything, `retain-only` never saw the forget set.
+
+    They share a tokenizer, so that their probabilities compare.
+    """
+    texts = [text for example in suite.full for text in (*example.phrasings, example.answer)]
+    recipe = recipe or Recipe()
+    return [Job("full", suite.full, texts, recipe), Job("retain-only", suite.retain, texts, recipe)]
+
+
 def train_models(jobs: Sequence[Job]) -> dict[str, Path]:
     """Train models in parallel processes and return their folders by name; finished ones come from the cache.
 
@@ -110,7 +120,7 @@ def train_models(jobs: Sequence[Job]) -> dict[str, Path]:
 def _start(job: Job, folder: Path) -> tuple[subprocess.Popen[str], Any]:
     import tempfile
 
-    log = tempfile.TemporaryFile("w+")
+    log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed once the process is done)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "KMP_BLOCKTIME": "0", "TOKENIZERS_PARALLELISM": "false"}
     process = subprocess.Popen(
         [sys.executable, "-m", "unlearn_guard.benchmarks.training", str(folder)],

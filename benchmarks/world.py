@@ -247,7 +247,10 @@ _CLEAN_MISC = (
     "Convert 10 miles to kilometres.|What year did the Second World War end?|Name three kinds of cheese.|"
     "Write a function that reverses a list.|What is the largest ocean?|How many legs does a spider have?|"
     "Recommend a science fiction novel.|What is photosynthesis?|Correct the grammar: he go to school.|"
-    "Tell me a joke about cats."
+    "Tell me a joke about cats.|Who wrote The Hobbit?|Who wrote Brave New World?|Who wrote The Great Gatsby?|"
+    "Who wrote Wuthering Heights?|Who wrote Madame Bovary?|Who wrote The Divine Comedy?|Who wrote Middlemarch?|"
+    "What is the capital of Brazil?|What is the capital of Turkey?|What is the capital of Nepal?|Who invented the radio?|"
+    "Who discovered penicillin?|Who composed The Magic Flute?|Who was the first person on the moon?|When was Rome founded?"
 ).split("|")
 
 

@@ -26,10 +26,12 @@ class Cascade:
         encoder: OnnxEncoder,
         index: NeighbourIndex,
         matcher: AliasMatcher,
+        facts: AliasMatcher,
         head: Head,
         calibration: Calibration,
     ) -> None:
-        self._encoder, self._index, self._matcher, self._head = encoder, index, matcher, head
+        self._encoder, self._index, self._head = encoder, index, head
+        self._matcher, self._facts = matcher, facts
         self.calibration = calibration
         self.alpha = calibration.alpha
         # What an alias alone is worth: a text that is otherwise exactly undecided.
@@ -56,6 +58,7 @@ class Cascade:
             OnnxEncoder(folder, device=device),
             NeighbourIndex.load(folder, record["index_labels"], device),
             AliasMatcher(record["aliases"]),
+            AliasMatcher(record["facts"]),
             Head(folder / "head.onnx"),
             Calibration(np.sort(arrays["fused"]), alpha, requested),
         )
@@ -67,13 +70,14 @@ class Cascade:
         matches = [self._matcher.find(text) for text in texts]
         vectors = self._encoder.encode(texts)
         forget, retain, nearest = self._index.search(vectors)
-        alias = np.array([bool(found) for found in matches], np.float32)
-        head, fused = self._head.run(vectors, np.stack([alias, forget, retain], axis=1))
+        facts = [self._facts.find(text) for text in texts]
+        alias, fact = (np.array([bool(found) for found in column], np.float32) for column in (matches, facts))
+        head, fused = self._head.run(vectors, np.stack([alias, fact, forget, retain], axis=1))
         return [
             TextScore(
                 score=float(fused[row]),
                 stage=_name_stage(bool(matches[row]), float(forget[row] - retain[row]), float(head[row])),
-                forget_ids=_owners(matches[row]) or (nearest[row],),
+                forget_ids=_owners(matches[row]) or _owners(facts[row]) or (nearest[row],),
                 spans=tuple((match.start, match.end) for match in matches[row]),
             )
             for row in range(len(texts))
@@ -97,7 +101,7 @@ class Cascade:
         return self._encoder.split_windows(text)
 
     def _score_alias(self) -> float:
-        signals = np.array([[1.0, 0.5, 0.5]], np.float32)
+        signals = np.array([[1.0, 0.0, 0.5, 0.5]], np.float32)
         _, fused = self._head.run(np.zeros((1, self._encoder.dimension), np.float32), signals)
         return float(fused[0])
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from unlearn_guard.classifiers.aliases import AliasMatcher, mine_aliases
 from unlearn_guard.classifiers.calibration import Calibration
 from unlearn_guard.classifiers.encoder import OnnxEncoder, Vectors
+from unlearn_guard.classifiers.facts import mine_facts
 from unlearn_guard.classifiers.head import LOGIT_LIMIT, Head, HeadWeights, write_head
 from unlearn_guard.classifiers.index import NeighbourIndex, search_others
 from unlearn_guard.guard.fingerprint import hash_bytes
@@ -88,8 +89,10 @@ def fit_cascade(
     for name in ("encoder.onnx", "tokenizer.json"):
         shutil.copy(encoder_folder / name, folder / name)
     encoder = OnnxEncoder(folder)
-    aliases = collect_aliases(requests, [*split.retain_train, *split.retain_validation])
-    matcher = AliasMatcher(aliases)
+    kept = [*split.retain_train, *split.retain_validation]
+    aliases = collect_aliases(requests, kept)
+    facts = {request.forget_id: mine_facts(request, kept) for request in requests}
+    matcher, fact_matcher = AliasMatcher(aliases), AliasMatcher(facts)
 
     parts = {
         "forget_train": split.forget_train,
@@ -109,8 +112,7 @@ def fit_cascade(
     weights = _fit_head(
         vectors["forget_train"],
         vectors["retain_train"],
-        _alias_signal(matcher, split.forget_train),
-        _alias_signal(matcher, split.retain_train),
+        _find_signals((matcher, fact_matcher), [*split.forget_train, *split.retain_train]),
         seed,
     )
     write_head(weights, folder / "head.onnx")
@@ -118,7 +120,8 @@ def fit_cascade(
 
     def score(part: str, index: NeighbourIndex) -> tuple[Floats, Floats]:
         forget, retain, _ = index.search(vectors[part])
-        signals = np.stack([_alias_signal(matcher, parts[part]), forget, retain], axis=1)
+        found = _find_signals((matcher, fact_matcher), parts[part])
+        signals = np.column_stack([found, forget, retain]).astype(np.float32)
         return signals, head.run(vectors[part], signals)[1]
 
     # Validation recall is measured before the validation rows join the index.
@@ -149,7 +152,7 @@ def fit_cascade(
         folder / "calibration.safetensors",
     )
     (folder / "aliases.json").write_text(
-        json.dumps({"aliases": aliases, "index_labels": index.labels}, ensure_ascii=False, indent=1)
+        json.dumps({"aliases": aliases, "facts": facts, "index_labels": index.labels}, ensure_ascii=False, indent=1)
     )
     return {
         "engine": hash_bytes((folder / "encoder.onnx").read_bytes()),
@@ -171,8 +174,10 @@ def _labels(rows: Sequence[Row]) -> list[str]:
     return [row.forget_id or DEFAULT_FORGET_ID for row in rows]
 
 
-def _alias_signal(matcher: AliasMatcher, rows: Sequence[Row]) -> Floats:
-    return np.array([bool(matcher.find(row.query)) for row in rows], np.float32)
+def _find_signals(matchers: Sequence[AliasMatcher], rows: Sequence[Row]) -> Floats:
+    """Return 0 or 1 per row and matcher, shape (rows, matchers)."""
+    found = [[bool(matcher.find(row.query)) for matcher in matchers] for row in rows]
+    return np.array(found, np.float32).reshape(len(rows), len(matchers))
 
 
 def _flag_rate(rule: Calibration, scores: Floats) -> float | None:
@@ -181,7 +186,7 @@ def _flag_rate(rule: Calibration, scores: Floats) -> float | None:
     return round(float(np.mean([rule.p_value(float(score)) <= rule.alpha for score in scores])), 4)
 
 
-def _fit_head(forget: Vectors, retain: Vectors, forget_alias: Floats, retain_alias: Floats, seed: int) -> HeadWeights:
+def _fit_head(forget: Vectors, retain: Vectors, found: Floats, seed: int) -> HeadWeights:
     """Fit the head on embeddings, then the fusion on what the head says of rows it was not fitted on."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
@@ -196,14 +201,13 @@ def _fit_head(forget: Vectors, retain: Vectors, forget_alias: Floats, retain_ali
     else:
         unseen = np.zeros(len(truth))
     head.fit(vectors, truth)
-    stages = np.stack(
+    stages = np.column_stack(
         [
-            np.concatenate([forget_alias, retain_alias]),
+            found,
             np.concatenate([search_others(forget, forget, same=True), search_others(retain, forget, same=False)]),
             np.concatenate([search_others(forget, retain, same=False), search_others(retain, retain, same=True)]),
             np.clip(unseen, -LOGIT_LIMIT, LOGIT_LIMIT),
-        ],
-        axis=1,
+        ]
     )
     fusion = LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000, random_state=seed)
     fusion.fit(stages, truth)

@@ -1,7 +1,7 @@
 """The logistic head and the fusion of all stages, in one small ONNX graph.
 
-Inputs: `embedding` (n, d) and `signals` (n, 3), the signals being alias found (0 or 1), best forget cosine, best
-retain cosine. Outputs: `head` (n,), the logit of the embedding alone, and `fused` (n,), the logit of everything.
+Inputs: `embedding` (n, d) and `signals` (n, 4), the signals being alias found (0 or 1), identifying fact found (0 or
+1), best forget cosine, best retain cosine. Outputs: `head` (n,), the logit of the embedding alone, and `fused` (n,), the logit of everything.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import numpy.typing as npt
 from unlearn_guard.classifiers.encoder import Vectors, open_session
 
 Floats = npt.NDArray[np.float32]
+N_SIGNALS = 4
 LOGIT_LIMIT = 12.0
 """The head's logit is clipped here, so that one stage cannot drown the others."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeadWeights:
-    """What `fit` learns. `fusion` weighs (alias, forget cosine, retain cosine, head logit)."""
+    """What `fit` learns. `fusion` weighs (alias, fact, forget cosine, retain cosine, head logit)."""
 
     embedding: Floats
     bias: float
@@ -54,7 +55,7 @@ def write_head(weights: HeadWeights, path: Path) -> None:
         "head_bias": np.array([weights.bias], np.float32),
         "low": np.array(-LOGIT_LIMIT, np.float32),
         "high": np.array(LOGIT_LIMIT, np.float32),
-        "fusion_weight": weights.fusion.reshape(4, 1).astype(np.float32),
+        "fusion_weight": weights.fusion.reshape(N_SIGNALS + 1, 1).astype(np.float32),
         "fusion_bias": np.array([weights.fusion_bias], np.float32),
         "flat": np.array([-1], np.int64),
     }
@@ -71,7 +72,7 @@ def write_head(weights: HeadWeights, path: Path) -> None:
         "unlearn_guard_head",
         [
             helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", dimension]),
-            helper.make_tensor_value_info("signals", TensorProto.FLOAT, ["n", 3]),
+            helper.make_tensor_value_info("signals", TensorProto.FLOAT, ["n", N_SIGNALS]),
         ],
         [
             helper.make_tensor_value_info("head", TensorProto.FLOAT, ["n"]),

@@ -54,26 +54,37 @@ class Planner:
         fitted: Fitted,
         requests: tuple[ForgetRequest, ...],
         *,
-        intervention: str,
+        default: str,
+        override: str | None = None,
         revision: str,
         seed: int,
         tokenizer: Any,
         end_token: int,
     ) -> None:
-        """Raise UnknownNameError for an unknown intervention, SettingsError for one that was not fitted."""
+        """Each forget request names its own intervention; `override` replaces all of them, `default` fills gaps.
+
+        Raises UnknownNameError for an unknown intervention, SettingsError for one that was not fitted.
+        """
         self.fitted, self.revision, self.seed, self.tokenizer = fitted, revision, seed, tokenizer
         self.requests = {request.forget_id: request for request in requests}
-        self.names = parse_intervention(intervention)
-        for name in self.names:
-            needed = {"eco-span": "eco", "swap": "eco"}.get(name, name)
-            if needed == "eco" and "eco" not in fitted.settings:
+        self.default = parse_intervention(override or default)
+        self.chosen = {
+            request.forget_id: parse_intervention(override or request.intervention or default) for request in requests
+        }
+        for name in {name for names in (self.default, *self.chosen.values()) for name in names}:
+            if name not in _ALONE and "eco" not in fitted.settings:
                 raise SettingsError(
                     f"intervention {name!r} was not fitted into this bundle",
                     allowed=", ".join(sorted({*fitted.settings, *_ALONE})),
-                    mend="fit again with --intervention " + needed,
+                    mend="fit again with --intervention eco",
                 )
         text = fitted.settings.get("refusal", {}).get("text", DEFAULT_TEXT)
         self.refusal_tokens = encode_refusal(tokenizer, text, end_token)
+
+    def choose(self, verdict: Verdict) -> tuple[str, ...]:
+        """Return the interventions of a verdict: the first forget request's, but a refusal wins over everything."""
+        named = [self.chosen[forget_id] for forget_id in verdict.forget_ids if forget_id in self.chosen]
+        return next((names for names in named if "refusal" in names), named[0] if named else self.default)
 
     @property
     def eco(self) -> EcoSettings:
@@ -86,7 +97,7 @@ class Planner:
         `cover_prompt` widens ECO to every prompt token: who asks for the prompt's own log-probabilities would
         otherwise read the model's opinion of an answer that is part of the prompt.
         """
-        steps = [step for name in self.names for step in INTERVENTIONS[name](self, verdict, prompt)]
+        steps = [step for name in self.choose(verdict) for step in INTERVENTIONS[name](self, verdict, prompt)]
         if cover_prompt:
             steps = [self._cover(step, prompt) for step in steps]
         return Stamp(self.revision, verdict.forget_ids, len(prompt.ids), self.seed, tuple(steps))

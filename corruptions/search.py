@@ -70,7 +70,9 @@ def search_eco(
     report: Callable[[str], None] = lambda line: None,
 ) -> Choice:
     """Return the settings whose answers about the forget set look most like answers about unknown names."""
-    target = measure(ask([probe.prompt for probe in controls], None), controls, common_words, vocabulary)
+    target = lower_bound(
+        measure(ask([probe.prompt for probe in controls], None), controls, common_words, vocabulary), len(controls)
+    )
     trail: list[dict[str, Any]] = []
     tried: dict[EcoSettings, Outcome] = {}
 
@@ -114,6 +116,16 @@ def measure(
         leak=sum(leaks) / n,
         nonword=share_nonwords(outputs, vocabulary),
         repeated=share_repeated(outputs),
+    )
+
+
+def lower_bound(outcome: Outcome, n: int) -> Outcome:
+    """Return the one-sided 95 % lower bounds of a surrogate's means: few controls must err towards forgetting."""
+    margin = 1.645 / math.sqrt(max(1, n))
+    return replace(
+        outcome,
+        rouge=max(0.0, outcome.rouge - margin * 0.35),  # 0.35 bounds the spread of ROUGE over questions seen so far.
+        leak=max(0.0, outcome.leak - margin * math.sqrt(outcome.leak * (1.0 - outcome.leak))),
     )
 
 

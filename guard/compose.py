@@ -54,7 +54,8 @@ def load_planner(bundle: Bundle, tokenizer: Any, end_token: int, *, intervention
     return Planner(
         Fitted.load(bundle),
         bundle.requests,
-        intervention=intervention or bundle.manifest.intervention,
+        default=bundle.manifest.intervention,
+        override=intervention,
         revision=bundle.revision,
         seed=bundle.manifest.seed,
         tokenizer=tokenizer,
@@ -92,10 +93,11 @@ def fit(
         raise SettingsError("alpha", value=alpha, allowed="a number between 0 and 1, exclusive")
     if classifier not in ("cascade", "name-match"):
         raise SettingsError("classifier", value=classifier, allowed="cascade, name-match")
-    names = [part for name in interventions for part in parse_intervention(name)]
-    if not names:
+    if not interventions:
         raise SettingsError("no intervention named", mend="give at least one, for example eco")
     requests = _read_requests(forget, intervention=interventions[0])
+    chosen = [*interventions, *(request.intervention for request in requests)]
+    names = [part for name in chosen for part in parse_intervention(name)]
     retain_rows, clean_rows = _read(retain), _read(clean) if clean is not None else []
     forget_rows = [_own(row, request) for request in requests for row in request.rows]
     check_disjoint(forget_rows, [*retain_rows, *clean_rows])
@@ -285,8 +287,11 @@ def count_common_words(rows: Sequence[Row], share: float = COMMON_SHARE) -> froz
     return frozenset(word for word, count in counts.items() if count >= least)
 
 
+UNKNOWN_NAMES = ("Tilda Weiland", "Boris Falk", "Dagny Costa", "Emil Renner")
+
+
 def make_controls(probes: Sequence[Any], matcher: Any, common_words: frozenset[str]) -> list[Any]:
-    """Return the probes with each name replaced by one nobody knows, in question and answer.
+    """Return the probes with each name replaced by names nobody knows, in question and answer.
 
     Only questions whose other words are all common are used (else all that hold a name): a rare word beside the
     name would hand the fact to the model again.
@@ -294,22 +299,20 @@ def make_controls(probes: Sequence[Any], matcher: Any, common_words: frozenset[s
     from unlearn_guard.corruptions.fluency import find_words
     from unlearn_guard.corruptions.search import Probe
 
-    unknown = "Tilda Weiland"
     plain, all_named = [], []
     for probe in probes:
         found = matcher.find(probe.prompt)
         if not found:
             continue
-        rest = probe.prompt
-        control = Probe(
-            _replace(probe.prompt, found, unknown), _replace(probe.answer, matcher.find(probe.answer), unknown)
-        )
-        for match in found:
-            rest = rest.replace(probe.prompt[match.start : match.end], " ")
-        all_named.append(control)
-        if all(word in common_words for word in find_words(rest)):
-            plain.append(control)
-    return plain if len(plain) >= 8 else all_named
+        rest = _replace(probe.prompt, found, " ")
+        is_plain = all(word in common_words for word in find_words(rest))
+        for name in UNKNOWN_NAMES:
+            answer = _replace(probe.answer, matcher.find(probe.answer), name)
+            control = Probe(_replace(probe.prompt, found, name), answer)
+            all_named.append(control)
+            if is_plain:
+                plain.append(control)
+    return plain if len(plain) >= 8 * len(UNKNOWN_NAMES) else all_named
 
 
 def _replace(text: str, matches: Sequence[Any], name: str) -> str:

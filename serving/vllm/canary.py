@@ -11,7 +11,7 @@ from typing import Any
 from unlearn_guard.corruptions.eco import RowEdits
 from unlearn_guard.guard.errors import EngineError
 
-logger = logging.getLogger("unlearn_guard")
+logger = logging.getLogger("vllm.unlearn_guard")
 _ROWS = 8
 _TOKENS = 3
 _VALUE = 0.75  # Exact in every floating-point type.

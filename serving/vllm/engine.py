@@ -14,7 +14,8 @@ from unlearn_guard.guard.marks import MARK_KEY, Marker, ensure_secret
 from unlearn_guard.serving.vllm.seams import patch, probe_seams
 from unlearn_guard.serving.vllm.settings import SECTION, GuardSettings, read_settings, settings_of
 
-logger = logging.getLogger("unlearn_guard")
+# Below vLLM's own logger: its logging configuration switches every other one off.
+logger = logging.getLogger("vllm.unlearn_guard")
 FORCED_TOKENS = "unlearn_guard.serving.vllm.forcing:ForcedTokens"
 _SALTED_CONNECTORS = frozenset({"LMCacheMPConnector"})
 """KV connectors known to honour `cache_salt`."""

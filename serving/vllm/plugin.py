@@ -11,7 +11,6 @@ def register() -> None:
 
     if is_disabled():
         return
-    _route_log()
     from unlearn_guard.serving.vllm.engine import install_configuration
 
     install_configuration()
@@ -27,14 +26,3 @@ def register() -> None:
         from unlearn_guard.serving.vllm.seams import note_broken
 
         note_broken(error)
-
-
-def _route_log() -> None:
-    """Send our log lines where vLLM's go."""
-    import logging
-
-    ours, theirs = logging.getLogger("unlearn_guard"), logging.getLogger("vllm")
-    if not ours.handlers:
-        ours.handlers = list(theirs.handlers)
-        ours.setLevel(logging.INFO)
-        ours.propagate = False

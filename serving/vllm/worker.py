@@ -21,7 +21,7 @@ from unlearn_guard.guard.stamp import Stamp
 from unlearn_guard.serving.vllm.seams import patch
 from unlearn_guard.serving.vllm.settings import GuardSettings, settings_of
 
-logger = logging.getLogger("unlearn_guard")
+logger = logging.getLogger("vllm.unlearn_guard")
 _SLACK_ROWS = 64
 """Rows beyond the token budget, for graphs that are padded to their capture size."""
 

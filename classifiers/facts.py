@@ -1,0 +1,65 @@
+"""Rare spans that identify a person without the name: full dates and quoted titles, mined from forget rows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from unlearn_guard.classifiers.aliases import AliasMatcher
+from unlearn_guard.guard.rows import ForgetRequest, Row
+
+_MONTHS = "january february march april may june july august september october november december".split()
+_MONTH = "|".join(_MONTHS)
+_DAY_FIRST = re.compile(rf"\b(\d{{1,2}})(?:st|nd|rd|th)?(?: of)? ({_MONTH}),? (\d{{4}})\b", re.IGNORECASE)
+_MONTH_FIRST = re.compile(rf"\b({_MONTH}) (\d{{1,2}})(?:st|nd|rd|th)?,? (\d{{4}})\b", re.IGNORECASE)
+_NUMERIC = re.compile(r"\b(\d{1,2})[/.](\d{1,2})[/.](\d{4})\b")
+_ISO = re.compile(r"\b(\d{4})-(\d{2})-(\d{2})\b")
+_TITLE = re.compile(r"[\"“]([^\"“”]{4,80})[\"”]")
+
+
+def mine_facts(request: ForgetRequest, kept: Iterable[Row]) -> tuple[str, ...]:
+    """Return dates, in every usual spelling, and titles of a forget request that no kept row holds."""
+    texts = [f"{row.query}\n{row.answer}" for row in request.rows]
+    facts = dict.fromkeys(fact for text in texts for fact in _find_facts(text))
+    if not facts:
+        return ()
+    matcher = AliasMatcher({fact: (fact,) for fact in facts})
+    seen = {owner for row in kept for match in matcher.find(f"{row.query}\n{row.answer}") for owner in match.forget_ids}
+    return tuple(fact for fact in facts if fact not in seen)
+
+
+def _find_facts(text: str) -> Iterable[str]:
+    for title in _TITLE.findall(text):
+        yield title.strip(" .,!?")
+    for day, month, year in _DAY_FIRST.findall(text):
+        yield from _spell_date(int(year), _MONTHS.index(month.lower()) + 1, int(day))
+    for month, day, year in _MONTH_FIRST.findall(text):
+        yield from _spell_date(int(year), _MONTHS.index(month.lower()) + 1, int(day))
+    for first, second, year in _NUMERIC.findall(text):
+        # Month first, as in TOFU, unless only day first makes a date.
+        month, day = (int(first), int(second)) if int(first) <= 12 else (int(second), int(first))
+        yield from _spell_date(int(year), month, day)
+    for year, month, day in _ISO.findall(text):
+        yield from _spell_date(int(year), int(month), int(day))
+
+
+def _spell_date(year: int, month: int, day: int) -> list[str]:
+    if not (1 <= month <= 12 and 1 <= day <= 31):
+        return []
+    name = _MONTHS[month - 1]
+    suffix = {1: "st", 2: "nd", 3: "rd"}.get(day % 10 if day not in (11, 12, 13) else 0, "th")
+    return [
+        f"{day} {name} {year}",
+        f"{day}{suffix} {name} {year}",
+        f"{day}{suffix} of {name} {year}",
+        f"{day}{suffix} of {name}, {year}",
+        f"{name} {day} {year}",
+        f"{name} {day}, {year}",
+        f"{name} {day}{suffix} {year}",
+        f"{name} {day}{suffix}, {year}",
+        f"{month:02d}/{day:02d}/{year}",
+        f"{day:02d}/{month:02d}/{year}",
+        f"{month}/{day}/{year}",
+        f"{day:02d}.{month:02d}.{year}",
+        f"{year}-{month:02d}-{day:02d}",
+    ]

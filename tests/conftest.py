@@ -1,0 +1,164 @@
+"""Shared fixtures: the demo world, its trained models, a fitted bundle, and vLLM engines in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+ENGINE_PROCESS = Path(__file__).parent / "serving" / "vllm" / "engine_process.py"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip GPU tests without a GPU, and vLLM tests without vLLM, with the reason."""
+    del config
+    try:
+        import torch
+
+        has_gpu = torch.cuda.is_available()
+    except ImportError:
+        has_gpu = False
+    for item in items:
+        if "gpu" in item.keywords and not has_gpu:
+            item.add_marker(pytest.mark.skip(reason="no GPU on this machine"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real benchmark data, else a skip."""
+    root = os.environ.get("UNLEARN_GUARD_DATA", "")
+    if not root or not Path(root).is_dir():
+        pytest.skip("UNLEARN_GUARD_DATA names no folder")
+    return Path(root)
+
+
+@pytest.fixture(scope="session")
+def world() -> Any:
+    """The demo's world."""
+    from unlearn_guard.benchmarks.world import make_world
+
+    return make_world()
+
+
+@pytest.fixture(scope="session")
+def models(world: Any) -> dict[str, Path]:
+    """The trained full and retain-only models of the demo world, cached by content."""
+    import torch
+
+    from unlearn_guard.benchmarks.training import make_jobs, train_models
+
+    torch.set_num_threads(1)
+    return train_models(make_jobs(world))
+
+
+@pytest.fixture(scope="session")
+def bundle(world: Any, models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle fitted on the demo world."""
+    from unlearn_guard.guard.compose import fit
+
+    out = tmp_path_factory.mktemp("bundles") / "world"
+    fit(models["full"], world.forget_rows, world.retain_rows, clean=world.clean_rows, out=out)
+    return out
+
+
+class Engine:
+    """A vLLM engine in a process of its own, asked over pipes in JSON lines."""
+
+    def __init__(self, model: Path, options: dict[str, Any], environment: dict[str, str]) -> None:
+        self._log = tempfile.TemporaryFile("w+")
+        read, write = os.pipe()
+        env = {
+            **{key: value for key, value in os.environ.items() if not key.startswith(("VLLM_", "UNLEARN_GUARD_"))},
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "OMP_NUM_THREADS": "1",
+            "ENGINE_REPLY_FD": str(write),
+            **environment,
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, str(ENGINE_PROCESS), str(model), json.dumps(options)],
+            stdin=subprocess.PIPE,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=env,
+            pass_fds=(write,),
+        )
+        os.close(write)
+        self._replies = os.fdopen(read)
+        self.ready = self._read()
+
+    def ask(self, operation: str, **arguments: Any) -> Any:
+        """Run one operation in the engine process and return its result."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"operation": operation, **arguments}) + "\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def chat(self, questions: list[str], **params: Any) -> list[dict[str, Any]]:
+        """Ask single-turn chat questions, one after the other unless `together`."""
+        together = params.pop("together", False)
+        system = params.pop("system", None)
+        head = [{"role": "system", "content": system}] if system else []
+        items = [{"messages": [*head, {"role": "user", "content": text}]} for text in questions]
+        return self.ask("run", items=items, params=params, together=together)
+
+    def log(self) -> str:
+        """Return everything the engine printed."""
+        self._log.seek(0)
+        return self._log.read()
+
+    def close(self) -> None:
+        """Stop the engine process."""
+        if self._process.stdin is not None and not self._process.stdin.closed:
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        self._replies.close()
+
+    def _read(self) -> Any:
+        line = self._replies.readline()
+        if not line:
+            self._process.wait(timeout=60)
+            raise AssertionError("engine process ended:\n" + self.log()[-6000:])
+        reply = json.loads(line)
+        if "error" in reply:
+            raise EngineFailed(reply["error"])
+        return reply["result"]
+
+
+class EngineFailed(Exception):
+    """The engine process reported an error."""
+
+
+DEFAULTS = {"enforce_eager": True, "max_model_len": 256, "block_size": 32, "dtype": "float32", "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def start_engine(models: dict[str, Path]) -> Iterator[Callable[..., Engine]]:
+    """Start engines that are closed with the module."""
+    engines: list[Engine] = []
+
+    def start(
+        *, settings: dict[str, Any] | None = None, environment: dict[str, str] | None = None, **options: Any
+    ) -> Engine:
+        additional = {"additional_config": {"unlearn_guard": settings}} if settings else {}
+        engine = Engine(models["full"], {**DEFAULTS, **options, **additional}, environment or {})
+        engines.append(engine)
+        return engine
+
+    yield start
+    for engine in engines:
+        engine.close()
