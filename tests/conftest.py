@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from unlearn_guard.serving.vllm.session import EngineSession
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -71,39 +69,12 @@ def bundle(world: Any, models: dict[str, Path], tmp_path_factory: pytest.TempPat
     return out
 
 
-class Engine:
-    """A vLLM engine in a process of its own, asked over pipes in JSON lines."""
+class Engine(EngineSession):
+    """An engine process with the tests' operations."""
 
     def __init__(self, model: Path, options: dict[str, Any], environment: dict[str, str]) -> None:
-        self._log = tempfile.TemporaryFile("w+")
-        read, write = os.pipe()
-        env = {
-            **{key: value for key, value in os.environ.items() if not key.startswith(("VLLM_", "UNLEARN_GUARD_"))},
-            "VLLM_CPU_KVCACHE_SPACE": "1",
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "OMP_NUM_THREADS": "1",
-            "ENGINE_REPLY_FD": str(write),
-            **environment,
-        }
-        self._process = subprocess.Popen(
-            [sys.executable, str(ENGINE_PROCESS), str(model), json.dumps(options)],
-            stdin=subprocess.PIPE,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=env,
-            pass_fds=(write,),
-        )
-        os.close(write)
-        self._replies = os.fdopen(read)
-        self.ready = self._read()
-
-    def ask(self, operation: str, **arguments: Any) -> Any:
-        """Run one operation in the engine process and return its result."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"operation": operation, **arguments}) + "\n")
-        self._process.stdin.flush()
-        return self._read()
+        base = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": "1"}
+        super().__init__(model, options, {**base, **environment}, script=ENGINE_PROCESS)
 
     def chat(self, questions: list[str], **params: Any) -> list[dict[str, Any]]:
         """Ask single-turn chat questions, one after the other unless `together`."""
@@ -111,36 +82,7 @@ class Engine:
         system = params.pop("system", None)
         head = [{"role": "system", "content": system}] if system else []
         items = [{"messages": [*head, {"role": "user", "content": text}]} for text in questions]
-        return self.ask("run", items=items, params=params, together=together)
-
-    def log(self) -> str:
-        """Return everything the engine printed."""
-        self._log.seek(0)
-        return self._log.read()
-
-    def close(self) -> None:
-        """Stop the engine process."""
-        if self._process.stdin is not None and not self._process.stdin.closed:
-            self._process.stdin.close()
-        try:
-            self._process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-        self._replies.close()
-
-    def _read(self) -> Any:
-        line = self._replies.readline()
-        if not line:
-            self._process.wait(timeout=60)
-            raise AssertionError("engine process ended:\n" + self.log()[-6000:])
-        reply = json.loads(line)
-        if "error" in reply:
-            raise EngineFailed(reply["error"])
-        return reply["result"]
-
-
-class EngineFailed(Exception):
-    """The engine process reported an error."""
+        return self.ask("run", items=items, params=params, together=together)  # type: ignore[no-any-return]
 
 
 DEFAULTS = {"enforce_eager": True, "max_model_len": 256, "block_size": 32, "dtype": "float32", "seed": 0}

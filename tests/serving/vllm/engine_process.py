@@ -1,35 +1,10 @@
-"""A vLLM engine that answers JSON lines: read from standard input, replied to on the descriptor ENGINE_REPLY_FD."""
+"""The engine process of the tests: what a test may ask of a vLLM engine."""
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 from typing import Any
 
-
-def main() -> None:
-    replies = os.fdopen(int(os.environ["ENGINE_REPLY_FD"]), "w")
-
-    def reply(record: dict[str, Any]) -> None:
-        replies.write(json.dumps(record) + "\n")
-        replies.flush()
-
-    try:
-        from vllm import LLM
-
-        llm = LLM(sys.argv[1], **json.loads(sys.argv[2]))
-    except Exception as error:
-        reply({"error": f"{type(error).__name__}: {error}"})
-        return
-    reply({"result": "ready"})
-    for line in sys.stdin:
-        request = json.loads(line)
-        operation = globals()["do_" + request.pop("operation")]
-        try:
-            reply({"result": operation(llm, **request)})
-        except Exception as error:
-            reply({"error": f"{type(error).__name__}: {error}"})
+from unlearn_guard.serving.vllm.session import answer_requests
 
 
 def do_run(llm: Any, items: list[dict[str, Any]], params: dict[str, Any], together: bool) -> list[dict[str, Any]]:
@@ -174,4 +149,4 @@ def _read(output: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    answer_requests({name.removeprefix("do_"): value for name, value in dict(globals()).items() if name[:3] == "do_"})

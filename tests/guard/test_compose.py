@@ -1,0 +1,118 @@
+"""The composition root: wrong input leaves nothing behind, and a fitted bundle screens."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unlearn_guard.classifiers.aliases import AliasMatcher
+from unlearn_guard.corruptions.search import Probe
+from unlearn_guard.guard.compose import UNKNOWN_NAMES, count_common_words, fit, make_controls
+from unlearn_guard.guard.errors import DataError, RowError, SettingsError, UnknownNameError
+from unlearn_guard.guard.marks import SECRET_VARIABLE
+from unlearn_guard.guard.rows import ForgetRequest, Row
+from unlearn_guard.guard.screening import Guard
+
+FORGET = [Row(f"What did Bo Li do in {year}?", "Sang.", forget_id="p1", aliases=("Bo Li",)) for year in range(6)]
+RETAIN = [Row(f"What did Ada Kern do in {year}?", "Danced.", forget_id=f"k{year}") for year in range(20)]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def fit_names(model: Path, out: Path, **options: Any) -> Any:
+    given: dict[str, Any] = {"classifier": "name-match", "interventions": ("refusal",), "forget": FORGET}
+    given = {**given, "retain": RETAIN, **options}
+    return fit(model, given.pop("forget"), given.pop("retain"), out=out, **given)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "says"),
+    [
+        ({"alpha": 0.0}, SettingsError, "alpha: 0.0"),
+        ({"alpha": 1.0}, SettingsError, "alpha: 1.0"),
+        ({"classifier": "oracle"}, SettingsError, "classifier: 'oracle'"),
+        ({"interventions": ()}, SettingsError, "no intervention named"),
+        ({"interventions": ("refuse",)}, UnknownNameError, "did you mean 'refusal'"),
+        ({"interventions": ("eco+refusal",)}, SettingsError, "stand alone"),
+        ({"forget": []}, DataError, "the forget set is empty"),
+        ({"retain": []}, DataError, "the retain set is empty"),
+        ({"retain": [*RETAIN, FORGET[0]]}, DataError, "overlap in 1 of 6"),
+        ({"clean": [FORGET[1]]}, DataError, "overlap in 1 of 6"),
+        ({"classifier": "cascade"}, DataError, "too few calibration rows"),
+        ({"forget": [Row("who was it?")]}, DataError, "no aliases to match"),
+    ],
+)
+def test_wrong_input_writes_nothing(
+    model: Path, tmp_path: Path, options: dict[str, Any], kind: type[Exception], says: str
+) -> None:
+    with pytest.raises(kind, match=says):
+        fit_names(model, tmp_path / "out" / "b", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_malformed_file_writes_nothing(model: Path, tmp_path: Path) -> None:
+    file = tmp_path / "forget.jsonl"
+    file.write_text('{"prompt": "a"}\nnope\n')
+    with pytest.raises(RowError, match="line 2"):
+        fit_names(model, tmp_path / "b", forget=file)
+    assert not (tmp_path / "b").exists()
+
+
+def test_fitted_bundle_screens(model: Path, tmp_path: Path) -> None:
+    bundle = fit_names(model, tmp_path / "b", refusal_text="No.", seed=4)
+    bundle.check_model(model)
+    manifest = bundle.manifest
+    assert (manifest.classifier, manifest.intervention, manifest.seed) == ("name-match", "refusal", 4)
+    assert manifest.interventions == {"refusal": {"text": "No."}}
+    flagged, kept = Guard.load(tmp_path / "b").screen(["Where was BO LI born?", "Where was Ada Kern born?"])
+    assert (flagged.flagged, flagged.forget_ids, flagged.spans) == (True, ("p1",), ((0, 10, 15),))
+    assert not kept.flagged
+
+
+def test_forget_requests_keep_their_own_settings(model: Path, tmp_path: Path) -> None:
+    request = ForgetRequest("mine", title="Mr Li", aliases=("Bo Li",), rows=tuple(FORGET), intervention="prompting")
+    (found,) = fit_names(model, tmp_path / "b", forget=[request]).requests
+    assert (found.forget_id, found.title, found.intervention) == ("mine", "Mr Li", "prompting")
+    examples = [json.loads(line) for line in (tmp_path / "b" / "examples.jsonl").read_text().splitlines()]
+    assert {example["forget_id"] for example in examples} == {"mine"}
+
+
+def test_private_bundle_holds_no_row_text(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SECRET_VARIABLE, "0123456789abcdef")
+    fit_names(model, tmp_path / "b", private=True)
+    records = [json.loads(line) for line in (tmp_path / "b" / "examples.jsonl").read_text().splitlines()]
+    assert len(records) == len(FORGET)
+    assert all(set(record) == {"forget_id", "hash"} for record in records)
+    assert len({record["hash"] for record in records}) == len(FORGET)
+    assert not {record["hash"] for record in records} & {row.digest for row in FORGET}
+
+
+def test_common_words_are_in_enough_queries() -> None:
+    rows = [Row("the cat the cat")] * 3 + [Row("the dog")] * 2 + [Row("birds")] * 15
+    assert count_common_words(rows, share=0.25) == {"the", "birds"}
+    assert count_common_words(rows, share=0.01) == {"the", "cat", "birds"}
+
+
+def test_controls_put_unknown_names_in_question_and_answer() -> None:
+    matcher = AliasMatcher({"p1": ["Bo Li"]})
+    probes = [Probe("Who is Bo Li?", "Bo Li sings."), Probe("Who sings?", "Bo Li.")]
+    controls = make_controls(probes, matcher, frozenset({"who", "is"}))
+    assert controls == [Probe(f"Who is {name}?", f"{name} sings.") for name in UNKNOWN_NAMES]
+
+
+def test_controls_are_the_plain_questions_where_there_are_enough() -> None:
+    matcher = AliasMatcher({"p1": ["Bo Li"]})
+    probes = [Probe("Who is Bo Li?", "A."), Probe("Who is the lutenist Bo Li?", "B.")] * 8
+    plain = make_controls(probes, matcher, frozenset({"who", "is"}))
+    assert {control.answer for control in plain} == {"A."}
+    few = make_controls(probes[:4], matcher, frozenset({"who", "is"}))
+    assert {control.answer for control in few} == {"A.", "B."}

@@ -1,0 +1,44 @@
+"""The policy: only sensible settings, and the bundle's alpha where none is named."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from unlearn_guard.guard.errors import SettingsError
+from unlearn_guard.guard.policy import Policy
+
+
+def test_default_enforces_and_blocks_on_error() -> None:
+    policy = Policy()
+    assert (policy.mode, policy.on_error, policy.alpha, policy.intervention) == ("enforce", "block", None, None)
+
+
+@pytest.mark.parametrize("mode", ["enforce", "shadow", "off"])
+@pytest.mark.parametrize("on_error", ["block", "pass"])
+def test_known_settings_pass(mode: Any, on_error: Any) -> None:
+    assert (Policy(mode, on_error).mode, Policy(mode, on_error).on_error) == (mode, on_error)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"mode": "on"}, "policy mode: 'on' — allowed: enforce, shadow, off"),
+        ({"on_error": "raise"}, "policy on_error: 'raise' — allowed: block, pass"),
+        ({"alpha": 0.0}, "policy alpha: 0.0"),
+        ({"alpha": 1.0}, "policy alpha: 1.0"),
+        ({"alpha": -0.1}, "policy alpha: -0.1"),
+        ({"alpha": math.nan}, "policy alpha: nan"),
+        ({"max_windows": 0}, "policy max_windows: 0 — allowed: 1 or more"),
+    ],
+)
+def test_wrong_setting_is_refused(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(SettingsError, match=says):
+        Policy(**settings)
+
+
+def test_bundles_alpha_fills_a_gap_only() -> None:
+    assert Policy(mode="shadow").with_alpha(0.02) == Policy(mode="shadow", alpha=0.02)
+    assert Policy(alpha=0.5).with_alpha(0.02).alpha == 0.5
