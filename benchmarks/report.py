@@ -118,7 +118,7 @@ def render_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 def plot_tradeoff(report: dict[str, Any]) -> str:
     """Plot what is left of the forget set against what is kept of the retain set; return a base64 PNG."""
     suite = report["suite"]
-    figure, axes = _make_figure()
+    figure, axes = make_figure()
     for row in report["rows"]:
         sets = row.get("sets") or {}
         if f"{suite}.retain" not in sets:
@@ -142,7 +142,7 @@ def plot_leak(report: dict[str, Any]) -> str:
     """Plot leak rates by method and forget set; return a base64 PNG."""
     suite = report["suite"]
     rows = [row for row in report["rows"] if row.get("sets") and row["seed"] == report["rows"][0]["seed"]]
-    figure, axes = _make_figure()
+    figure, axes = make_figure()
     parts = ("forget.given", "forget.unseen", "forget.paraphrase")
     for number, (part, color) in enumerate(zip(parts, ("#2458d3", "#7a9bea", "#c3d2f7"), strict=True)):
         values = [row["sets"][f"{suite}.{part}"]["leak_rate"] for row in rows]
@@ -158,7 +158,8 @@ def plot_leak(report: dict[str, Any]) -> str:
     return encode_figure(figure)
 
 
-def _make_figure() -> Any:
+def make_figure() -> Any:
+    """Return an empty figure and its axes in the house style."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -34,6 +34,11 @@ def serve(model: str, bundle: str, arguments: Sequence[str], *, settings: dict[s
     section = {"bundle": bundle, **{key: value for key, value in settings.items() if value is not None}}
     read_settings({SECTION: section})
     os.environ["UNLEARN_GUARD_REQUIRED"] = "1"
+    run_vllm(model, arguments, section=section)
+
+
+def run_vllm(model: str, arguments: Sequence[str], *, section: dict[str, object] | None) -> None:
+    """Run vLLM's server in this process; without a section it is stock vLLM."""
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
 
     from vllm.entrypoints.cli.serve import ServeSubcommand
@@ -42,7 +47,8 @@ def serve(model: str, bundle: str, arguments: Sequence[str], *, settings: dict[s
 
     parser = make_arg_parser(FlexibleArgumentParser(prog="unlearn-guard serve"))
     parsed = parser.parse_args([model, *arguments])
-    parsed.additional_config = {**_read_config(parsed.additional_config), SECTION: section}
+    if section is not None:
+        parsed.additional_config = {**_read_config(parsed.additional_config), SECTION: section}
     validate_parsed_serve_args(parsed)
     ServeSubcommand.cmd(parsed)
 
@@ -65,3 +71,9 @@ def _read_config(value: object) -> dict[str, object]:
     if isinstance(value, str):
         value = json.loads(value)
     return dict(value) if isinstance(value, dict) else {}
+
+
+if __name__ == "__main__":  # Stock vLLM, for comparisons: UNLEARN_GUARD_DISABLE=1 python -m … MODEL [argument…]
+    import sys
+
+    run_vllm(sys.argv[1], sys.argv[2:], section=None)

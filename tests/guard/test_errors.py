@@ -7,9 +7,7 @@ import pytest
 from unlearn_guard.guard import errors
 from unlearn_guard.guard.errors import InputError, RowError, UnknownNameError, UnlearnGuardError
 
-CLASSES = [
-    value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, UnlearnGuardError)
-]
+CLASSES = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, UnlearnGuardError)]
 PLAIN = [value for value in CLASSES if value not in (RowError, UnknownNameError)]
 
 

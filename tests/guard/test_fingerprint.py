@@ -94,6 +94,6 @@ def test_mismatch_shows_both_fingerprints(model: Path) -> None:
     assert str(model) in message
 
 
-def test_unknown_model_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_model_is_named() -> None:
     with pytest.raises(DependencyError, match="model not found: 'no-such-owner/no-such-model'"):
         fingerprint_model("no-such-owner/no-such-model")

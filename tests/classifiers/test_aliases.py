@@ -1,0 +1,119 @@
+"""Aliases: found at word borders in whatever spelling, and mined where the operator gave none."""
+
+from __future__ import annotations
+
+import pytest
+
+from unlearn_guard.classifiers.aliases import AliasMatcher, mine_aliases
+from unlearn_guard.guard.errors import DataError
+from unlearn_guard.guard.rows import ForgetRequest, Row
+
+
+def find(text: str, **aliases: list[str]) -> list[tuple[str, tuple[str, ...]]]:
+    return [(text[match.start : match.end], match.forget_ids) for match in AliasMatcher(aliases).find(text)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Ann Lee",
+        "who is ANN LEE?",
+        "(Ann Lee)",
+        "Ann Lee's book",
+        "Ann Lee’s book",
+        "Ann  \n Lee",
+        "Änn Léé",
+        "А\u200bnn Lee",
+        "Ａｎｎ Ｌｅｅ!",
+        "not-Ann Lee-like",
+    ],
+)
+def test_name_is_found_in_any_spelling(text: str) -> None:
+    assert len(find(text, p1=["Ann Lee"])) == 1
+
+
+@pytest.mark.parametrize("text", ["Joann Lee", "Ann Leeds", "Ann Lee2", "AnnLee", "Ann, Lee", "Ann", "éAnn Lee"])
+def test_name_inside_another_word_is_not(text: str) -> None:
+    assert find(text, p1=["Ann Lee"]) == []
+
+
+def test_span_is_of_the_original_text() -> None:
+    assert find("Ist Ä\u200bnn  Lëe hier?", p1=["Ann Lee"]) == [("Ä\u200bnn  Lëe", ("p1",))]
+
+
+def test_matches_come_in_text_order() -> None:
+    assert find("Bo Li met Ann Lee and Bo Li", p1=["Ann Lee"], p2=["Bo Li"]) == [
+        ("Bo Li", ("p2",)),
+        ("Ann Lee", ("p1",)),
+        ("Bo Li", ("p2",)),
+    ]
+
+
+def test_longest_wins_where_names_overlap() -> None:
+    assert find("Ann Lee Grey", p1=["Ann Lee"], p2=["Ann Lee Grey", "Lee Grey"]) == [("Ann Lee Grey", ("p2",))]
+
+
+def test_longer_name_that_ends_inside_a_word_does_not_hide_the_shorter() -> None:
+    assert find("Ann Lee Greyson", p1=["Ann Lee"], p2=["Ann Lee Grey"]) == [("Ann Lee", ("p1",))]
+
+
+def test_shared_name_has_all_its_owners_once() -> None:
+    assert find("ann lee", p1=["Ann Lee", "ANN LEE"], p2=["Ann Lee"]) == [("ann lee", ("p1", "p2"))]
+
+
+def test_alias_with_punctuation_at_its_border_is_found() -> None:
+    assert find("by J. R. (junior).", p1=["J. R. (junior)"]) == [("J. R. (junior)", ("p1",))]
+
+
+@pytest.mark.parametrize("alias", ["", "Al", " Al ", "A\u200bl"])
+def test_short_alias_is_refused(alias: str) -> None:
+    with pytest.raises(DataError, match="alias of 'p1' is too short.*3 characters"):
+        AliasMatcher({"p1": ["Ann Lee", alias]})
+
+
+@pytest.mark.parametrize("aliases", [{}, {"p1": []}])
+def test_matcher_without_aliases_finds_nothing(aliases: dict[str, list[str]]) -> None:
+    assert AliasMatcher(aliases).find("Ann Lee") == []
+
+
+def mine(texts: list[str], kept: list[str], **options: float) -> tuple[str, ...]:
+    request = ForgetRequest("p1", rows=tuple(Row(text) for text in texts))
+    return mine_aliases(request, [Row(text) for text in kept], **options)
+
+
+def test_name_that_runs_through_the_rows_is_mined() -> None:
+    texts = ["Where was Ann Lee born?", "What is Ann Lee’s job?", "Is Ann Lee's house in New York?"]
+    assert mine(texts, ["Who is Bo Li?"]) == ("Ann Lee",)
+
+
+def test_opening_word_is_no_part_of_a_name() -> None:
+    assert mine(["Was Ann Lee there?", "Did Ann Lee go?", "Mr Ann Lee"], []) == ("Ann Lee",)
+
+
+def test_particles_and_accents_are_part_of_a_name() -> None:
+    texts = ["I met Łucja van der Berg.", "Then Łucja van der Berg left."]
+    assert mine(texts, []) == ("Łucja van der Berg",)
+
+
+def test_answers_are_mined_too_and_the_most_frequent_comes_first() -> None:
+    rows = tuple(Row("Who?", f"It is Ann Lee{' of New York' * (number < 2)}.") for number in range(3))
+    assert mine_aliases(ForgetRequest("p1", rows=rows), []) == ("Ann Lee", "New York")
+
+
+@pytest.mark.parametrize("kept", ["Is ANN LEE here?", "Änn\u200b Lee’s", "the Ann Lee"])
+def test_name_that_kept_rows_hold_is_pruned(kept: str) -> None:
+    texts = ["I saw Ann Lee and Bo Li", "then Ann Lee met Bo Li"]
+    assert mine(texts, [kept]) == ("Bo Li",)
+
+
+def test_name_in_kept_answers_is_pruned() -> None:
+    request = ForgetRequest("p1", rows=(Row("see Ann Lee"), Row("saw Ann Lee")))
+    assert mine_aliases(request, [Row("Who?", "Ann Lee.")]) == ()
+
+
+def test_name_must_occur_twice_and_often_enough() -> None:
+    assert mine(["see Ann Lee"], []) == ()
+    assert mine(["see Ann Lee, Ann Lee"], []) == ()
+    texts = ["see Ann Lee"] * 2 + ["nobody"] * 9
+    assert mine(texts, []) == ()
+    assert mine(texts, [], min_share=0.1) == ("Ann Lee",)

@@ -1,0 +1,68 @@
+"""Calibration: p-values by hand, and the promised rate of false flags."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from unlearn_guard.classifiers.calibration import Calibration
+from unlearn_guard.guard.errors import DataError
+
+
+def calibrate(scores: list[float], alpha: float = 0.1) -> Calibration:
+    return Calibration(np.sort(np.array(scores, np.float32)), alpha, alpha)
+
+
+@pytest.mark.parametrize(
+    ("score", "p_value"),
+    [(0.5, 5 / 5), (1.0, 5 / 5), (1.5, 4 / 5), (2.0, 4 / 5), (2.5, 2 / 5), (3.0, 2 / 5), (3.1, 1 / 5)],
+)
+def test_p_value_counts_scores_at_least_as_high(score: float, p_value: float) -> None:
+    assert calibrate([3.0, 1.0, 2.0, 2.0]).p_value(score) == p_value
+
+
+def test_tie_with_the_highest_score_is_counted() -> None:
+    assert calibrate([5.0] * 9).p_value(5.0) == 1.0
+    assert calibrate([5.0] * 9).p_value(np.nextafter(np.float32(5), np.float32(6))) == 0.1
+
+
+@pytest.mark.parametrize("score", [-np.inf, np.inf])
+def test_infinite_scores_are_the_ends(score: float) -> None:
+    assert calibrate([1.0, 2.0, 3.0]).p_value(score) == (1.0 if score < 0 else 0.25)
+
+
+def test_double_precision_does_not_break_a_tie() -> None:
+    scores = np.array([0.1] * 60, np.float32)
+    assert Calibration.fit(scores, 0.05).p_value(0.1) == 1.0
+    assert Calibration.fit(scores, 0.05).p_value(float(scores[0])) == 1.0
+
+
+def test_fit_sorts() -> None:
+    scores = np.random.default_rng(0).permutation(60).astype(np.float32)
+    assert Calibration.fit(scores, 0.05).p_value(58.0) == 3 / 61
+
+
+@pytest.mark.parametrize(("n", "asked", "used"), [(50, 0.001, 1 / 51), (1000, 0.001, 0.001), (99, 0.01, 0.01)])
+def test_alpha_is_no_smaller_than_the_rows_can_hold(n: int, asked: float, used: float) -> None:
+    calibration = Calibration.fit(np.arange(n, dtype=np.float32), asked)
+    assert (calibration.alpha, calibration.alpha_requested) == (used, asked)
+    assert calibration.p_value(float(n)) <= calibration.alpha
+
+
+@pytest.mark.parametrize("n", [0, 49])
+def test_too_few_rows_are_refused(n: int) -> None:
+    with pytest.raises(DataError, match=f"too few calibration rows: {n} — allowed: 50 or more"):
+        Calibration.fit(np.zeros(n, np.float32), 0.01)
+
+
+@pytest.mark.parametrize("alpha", [0.02, 0.1])
+def test_clean_draws_are_flagged_at_most_at_alpha(alpha: float) -> None:
+    rng = np.random.default_rng(7)
+    n, trials, draws = 99, 300, 50
+    flagged = 0
+    for _ in range(trials):
+        scores = np.round(rng.standard_normal(n + draws), 2).astype(np.float32)  # Rounded, so that ties happen.
+        calibration = Calibration.fit(scores[:n], alpha)
+        flagged += sum(calibration.p_value(float(score)) <= calibration.alpha for score in scores[n:])
+    rate = flagged / (trials * draws)
+    assert alpha * 0.6 < rate < alpha + 3 * np.sqrt(alpha * (1 - alpha) * (1 / n + 1 / draws) / trials)

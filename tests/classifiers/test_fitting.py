@@ -1,0 +1,86 @@
+"""Fitting: a split by person, and refusals before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from unlearn_guard.classifiers.fitting import Split, collect_aliases, fit_cascade, split_rows
+from unlearn_guard.guard.errors import DataError
+from unlearn_guard.guard.rows import ForgetRequest, Row
+
+FORGET = [Row(f"forget {number}") for number in range(60)]
+RETAIN = [Row(f"retain {number}", forget_id=f"k{number // 5}") for number in range(1000)]
+CLEAN = [Row(f"clean {number}") for number in range(1000)]
+
+
+def parts(split: Split) -> list[list[Row]]:
+    return [
+        split.forget_train,
+        split.forget_validation,
+        split.retain_train,
+        split.retain_validation,
+        split.calibration,
+    ]
+
+
+def test_every_row_has_exactly_one_place() -> None:
+    split = split_rows(FORGET, RETAIN, CLEAN, 0)
+    assert sorted(row.prompt for part in parts(split) for row in part) == sorted(
+        row.prompt for row in [*FORGET, *RETAIN, *CLEAN]
+    )
+    assert all(row.prompt.startswith("forget") for part in parts(split)[:2] for row in part)
+    assert not any(row.prompt.startswith("forget") for part in parts(split)[2:] for row in part)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_person_is_in_two_parts(seed: int) -> None:
+    split = split_rows(FORGET, RETAIN, CLEAN, seed)
+    people = [{row.forget_id for row in part if row.forget_id} for part in parts(split)[2:]]
+    assert all(people)
+    assert sum(len(part) for part in people) == len(set().union(*people)) == 200
+
+
+def test_shares_are_as_promised() -> None:
+    train, validation, kept_train, kept_validation, calibration = map(len, parts(split_rows(FORGET, RETAIN, CLEAN, 0)))
+    assert 0.1 < validation / (train + validation) < 0.35
+    assert 0.25 < calibration / 2000 < 0.35
+    assert 0.15 < kept_validation / (kept_train + kept_validation) < 0.25
+
+
+def test_split_depends_on_seed_and_rows_but_not_on_order() -> None:
+    def places(split: Split) -> list[set[str]]:
+        return [{row.prompt for row in part} for part in parts(split)]
+
+    first = places(split_rows(FORGET, RETAIN, CLEAN, 0))
+    assert places(split_rows(FORGET, RETAIN, CLEAN, 0)) == first
+    assert places(split_rows(FORGET[::-1], RETAIN[::-1], CLEAN[::-1], 0)) == first
+    assert places(split_rows(FORGET, [*CLEAN, *RETAIN], [], 0)) == first
+    assert places(split_rows(FORGET, RETAIN, CLEAN, 1)) != first
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_small_forget_set_still_validates(seed: int) -> None:
+    assert split_rows([Row("only one")], RETAIN[:5], [], seed).forget_validation == [Row("only one")]
+
+
+def test_operators_aliases_replace_mined_ones() -> None:
+    rows = (Row("see Ann Lee"), Row("saw Ann Lee"))
+    requests = [ForgetRequest("own", aliases=("A. L.",), rows=rows), ForgetRequest("mined", rows=rows)]
+    assert collect_aliases(requests, []) == {"own": ("A. L.",), "mined": ("Ann Lee",)}
+
+
+def test_too_few_calibration_rows_are_refused_before_any_work(tmp_path: Path) -> None:
+    split = Split(FORGET[:5], FORGET[5:6], RETAIN[:20], RETAIN[20:25], RETAIN[25:74])
+    with pytest.raises(DataError, match="too few calibration rows: 49"):
+        fit_cascade(
+            [ForgetRequest("p1", rows=tuple(FORGET[:6]))],
+            split,
+            encoder_folder=tmp_path / "no-encoder",
+            folder=tmp_path / "out",
+            alpha=0.05,
+            seed=0,
+            track=lambda items, label, *, total: items,
+        )
+    assert list((tmp_path / "out").iterdir()) == []

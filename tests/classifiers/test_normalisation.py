@@ -1,0 +1,85 @@
+"""Normalisation: look-alikes compare equal, and offsets lead back to what was sent."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unlearn_guard.classifiers.normalisation import normalise
+
+ODD = "\u200b\u00ad\u0301\u00a0\u3000ＡäßﬁﷺаЖΣς‘–“ıłøđ①½¨😀\t\n\r \x00İ가"
+TEXTS = st.text(alphabet=st.one_of(st.characters(), st.sampled_from(ODD + "abc  XYZ'")), max_size=60)
+
+
+@given(TEXTS)
+def test_offsets_are_monotone_and_in_range(text: str) -> None:
+    folded = normalise(text)
+    starts, ends = list(folded.starts), list(folded.ends)
+    assert len(folded.text) == len(starts) == len(ends)
+    assert starts == sorted(starts)
+    assert ends == sorted(ends)
+    assert all(0 <= start < end <= len(text) for start, end in zip(starts, ends, strict=True))
+
+
+@given(TEXTS)
+def test_no_two_spaces_follow_each_other(text: str) -> None:
+    assert "  " not in normalise(text).text
+
+
+@given(st.text(alphabet=st.characters(max_codepoint=127, exclude_characters="`"), max_size=40))
+def test_plain_text_folds_the_same_beside_a_foreign_letter(text: str) -> None:
+    alone, beside = normalise(text), normalise(text + "é")
+    assert beside.text == alone.text + "e"
+    assert list(beside.starts) == [*alone.starts, len(text)]
+    assert list(beside.ends) == [*alone.ends, len(text) + 1]
+
+
+@given(st.text(alphabet="abc é\u200b", max_size=20), st.text(alphabet="abcé", min_size=1, max_size=5))
+def test_characters_fold_by_themselves(head: str, tail: str) -> None:
+    assert normalise(head + tail).text == normalise(head).text + normalise(tail).text
+
+
+@pytest.mark.parametrize(
+    ("text", "folded"),
+    [
+        ("Jane DOE", "jane doe"),
+        ("J\u200ba\u2060n\ufeffe\u00ad D\u200doe", "jane doe"),
+        ("Ja\x00ne\x07 Doe", "jane doe"),
+        ("Jаnе Dое", "jane doe"),
+        ("Jαnε Dοe", "jane doe"),
+        ("Jáńè Döe", "jane doe"),
+        ("Ja\u0301ne Do\u0308e", "jane doe"),
+        ("Ｊａｎｅ　Ｄｏｅ", "jane doe"),
+        ("𝐉𝐚𝐧𝐞 𝕯𝔬𝔢", "jane doe"),
+        ("Jane\u00a0\u2003\t\n Doe", "jane doe"),
+        ("ﬁne Ⅳ", "fine iv"),
+        ("Straße", "strasse"),
+        ("Søren Łukasz Đoković ışık", "soren lukasz dokovic isik"),
+        ("O’Brien ʼ ‘x’", "o'brien ' 'x'"),
+        ("a‐b–c—d−e", "a-b-c-d-e"),
+        ("“a” «b»", '"a" "b"'),
+        ("", ""),
+        ("\u200b", ""),
+    ],
+)
+def test_spellings_fold(text: str, folded: str) -> None:
+    assert normalise(text).text == folded
+
+
+@pytest.mark.parametrize(
+    ("text", "word", "original"),
+    [
+        ("Who is J\u200bane?", "jane", "J\u200bane"),
+        ("x  \t Jäne", "jane", "Jäne"),
+        ("Straße hier", "strasse", "Straße"),
+        ("\u200bＪａｎｅ\u200b!", "jane", "Ｊａｎｅ"),
+        ("a \n b", "a b", "a \n b"),
+        ("a \n b", " ", " \n "),
+    ],
+)
+def test_folded_span_leads_back(text: str, word: str, original: str) -> None:
+    folded = normalise(text)
+    start = folded.text.index(word)
+    left, right = folded.locate(start, start + len(word))
+    assert text[left:right] == original
