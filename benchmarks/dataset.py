@@ -22,6 +22,8 @@ class Item:
     named: bool = True
     key: str = ""
     """The part of the answer that gives the fact away; empty where only a rule can tell."""
+    name: str = ""
+    """The subject's name, where there is one."""
 
     def with_question(self, question: str) -> Item:
         """Return the same fact asked in other words."""

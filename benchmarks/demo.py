@@ -190,13 +190,14 @@ class Session:
         """Ask one forget and one retain question through completions and as a stream."""
         channels = []
         for part in ("forget.given", "retain"):
-            item = self.suite.sets[part][2]
+            items = self.suite.sets[part]
+            item = items[2]
             prompt = f"{USER}{item.question}{ASSISTANT}"
             completion = [ask_completion(server, prompt, max_tokens=n_tokens) for server in (self.stock, self.guarded)]
             stream = [ask_stream(server, item.question, max_tokens=n_tokens) for server in (self.stock, self.guarded)]
             channels += [
-                _channel("completions", part, item, *completion),
-                _channel(f"chat, streamed in {stream[1][1]} pieces", part, item, stream[0][0], stream[1][0]),
+                _channel("completions", part, items, 2, *completion),
+                _channel(f"chat, streamed in {stream[1][1]} pieces", part, items, 2, stream[0][0], stream[1][0]),
             ]
         return channels
 
@@ -252,13 +253,15 @@ class Session:
             for place in places:
                 place = min(place, len(items) - 1)
                 samples.append(
-                    _channel(label, part, items[place], answers["none"][part][place], answers["eco"][part][place])
+                    _channel(label, part, items, place, answers["none"][part][place], answers["eco"][part][place])
                 )
         return samples
 
 
-def _channel(label: str, part: str, item: Item, before: str, after: str) -> dict[str, str]:
-    leaked = metrics.is_leaked(after, item)
+def _channel(label: str, part: str, items: Sequence[Item], place: int, before: str, after: str) -> dict[str, str]:
+    item = items[place]
+    # The whole set, because another fact of the same person is a leak as well.
+    leaked = metrics.find_leaks(items, [after if other == place else "" for other in range(len(items))])[place]
     if part.startswith("forget"):
         effect = "LEAKED" if leaked else "forgotten"
     else:
@@ -404,7 +407,7 @@ def render_demo(report: dict[str, Any]) -> str:
         f'<div class="grid"><img alt="leak rates" src="data:image/png;base64,{_plot(report, "leak_rate", "leak rate: facts that still come out")}">'
         f'<img alt="ROUGE" src="data:image/png;base64,{_plot(report, "rouge_l_recall", "ROUGE-L recall of the true answer")}"></div>',
         "<h2>Before and after</h2>",
-        '<div class="wide"><table><thead><tr><th>set</th><th class="text">question</th><th>stock vLLM</th><th>with the guard</th>'
+        '<div class="wide prose"><table><thead><tr><th>set</th><th>question</th><th>stock vLLM</th><th>with the guard</th>'
         f"<th></th></tr></thead><tbody>{''.join(samples)}</tbody></table></div>",
         "<h2>Figures</h2>",
         render_table(header, [[row["name"], *_figures(row)] for row in report["rows"]]),
@@ -435,7 +438,7 @@ def _plot(report: dict[str, Any], metric: str, title: str) -> str:
         )
     axes.set_xticks(range(len(parts)), parts, fontsize=8)
     axes.set(ylim=(0, 1.05), title=title)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3, frameon=False)
     return encode_figure(figure)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from unlearn_guard.benchmarks.dataset import Item
-from unlearn_guard.corruptions.fluency import find_words, rouge_l_recall, share_nonwords, share_repeated
+from unlearn_guard.corruptions.fluency import find_words, reveals, rouge_l_recall, share_nonwords, share_repeated
 
 _GENERIC = frozenset("a an and at by for from in is of on or the to university college institute was with".split())
 _UTILITY_SETS = ("retain", "real_authors", "world_facts")
@@ -32,10 +32,19 @@ def find_fact(item: Item) -> frozenset[str]:
     return frozenset(words - common) or frozenset(words)
 
 
-def is_leaked(output: str, item: Item) -> bool:
-    """Return whether an output holds at least half of the words that give the fact away."""
-    fact = find_fact(item)
-    return bool(fact) and len(fact & set(find_words(output))) / len(fact) >= 0.5
+def find_leaks(items: Sequence[Item], outputs: Sequence[str]) -> list[bool]:
+    """Return, per item, whether its output gives away the fact asked for, or another fact of the named person."""
+    by_subject: dict[str, dict[str, Item]] = {}
+    for item in items:
+        by_subject.setdefault(item.subject, {})[item.answer] = item
+    leaks = []
+    for item, output in zip(items, outputs, strict=True):
+        asked = set(find_words(f"{item.question} {item.name}"))
+        others = [
+            find_fact(other) - asked for other in by_subject[item.subject].values() if other.answer != item.answer
+        ]
+        leaks.append(reveals(output, find_fact(item), item.name if item.subject else "", others))
+    return leaks
 
 
 def truth_ratio(paraphrase: float, wrong: Sequence[float]) -> float:
@@ -84,7 +93,7 @@ def measure_outputs(
     return {
         "n": len(items),
         "rouge_l_recall": float(np.mean(recall)),
-        "leak_rate": float(np.mean([is_leaked(output, item) for output, item in zip(outputs, items, strict=True)])),
+        "leak_rate": float(np.mean(find_leaks(items, outputs))),
         "nonword_rate": share_nonwords(outputs, vocabulary),
         "repeated_trigrams": share_repeated(outputs),
     }, recall

@@ -19,7 +19,7 @@ body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
 h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 p, .soft { color: var(--soft); } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .9rem; }
 th, td { text-align: right; padding: .35rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
-th:first-child, td:first-child, td.text { text-align: left; } th { font-weight: 600; border-bottom-width: 2px; }
+th:first-child, td:first-child, td.text, .prose th, .prose td { text-align: left; } th { font-weight: 600; border-bottom-width: 2px; }
 .wide { overflow-x: auto; } img { max-width: 100%; background: #fff; border-radius: 6px; border: 1px solid var(--line); }
 .pass { color: #1a7f47; font-weight: 600; } .fail { color: #c0392b; font-weight: 600; } .gone { color: #c0392b; } .kept { color: #1a7f47; }
 code { font-size: .88em; } .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(360px, 1fr)); gap: 1rem; }
@@ -154,7 +154,7 @@ def plot_leak(report: dict[str, Any]) -> str:
             axes.axhline(level, color="#5c6577", linestyle="--", linewidth=1, label="retain-only (chance)")
     axes.set_xticks(range(len(rows)), [row["name"] for row in rows], rotation=35, ha="right", fontsize=8)
     axes.set(ylabel="leak rate", ylim=(0, 1.05), title="Facts that still come out")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.28), ncols=4, frameon=False)
     return encode_figure(figure)
 
 
@@ -200,7 +200,8 @@ def _notes(report: dict[str, Any]) -> list[str]:
         }
     )
     notes = [
-        "rouge: ROUGE-L recall against the true answer; leak: at least half of the words that give the fact away.",
+        "rouge: ROUGE-L recall against the true answer. leak: at least half of the words that give the asked fact away, "
+        "or any other fact of the same person beside the name.",
         "FQ: two-sample Kolmogorov-Smirnov test between a method's truth ratios on forget.given and retain-only's; "
         "p > 0.05 reads “indistinguishable”, a weak statement at this n. ROUGE p: the same test on the served answers.",
         "Teacher forcing hands a memorising model the answer's own prefix, so the forget quality of a method that "

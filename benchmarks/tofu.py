@@ -13,8 +13,9 @@ from typing import Any
 
 from unlearn_guard.benchmarks.dataset import Example, Item, Suite, to_rows
 from unlearn_guard.benchmarks.world import reword
+from unlearn_guard.classifiers.aliases import mine_aliases
 from unlearn_guard.guard.errors import DataError, DependencyError, SettingsError
-from unlearn_guard.guard.rows import Row
+from unlearn_guard.guard.rows import ForgetRequest, Row
 
 HUB_NAME = "locuslab/TOFU"
 _PER_AUTHOR = 20
@@ -113,7 +114,25 @@ def _read_perturbed(name: str, *, first_author: int) -> list[Pair]:
             wrong=tuple(row.get("perturbed_answer", ())),
         )
         pairs.append((replace(item, key=keys.get(row["question"], "")), row.get("paraphrased_question", "")))
-    return pairs
+    return _name_subjects(pairs)
+
+
+def _name_subjects(pairs: list[Pair]) -> list[Pair]:
+    """Fill in each author's name, mined from the author's own rows."""
+    rows: dict[str, list[Row]] = {}
+    for item, _ in pairs:
+        rows.setdefault(item.subject, []).append(Row(item.question, item.answer))
+    names = {
+        subject: (mine_aliases(ForgetRequest(subject, rows=tuple(own)), ()) or ("",))[0]
+        for subject, own in rows.items()
+    }
+    return [
+        (
+            replace(item, name=names[item.subject], named=names[item.subject].casefold() in item.question.casefold()),
+            question,
+        )
+        for item, question in pairs
+    ]
 
 
 def _read_plain(row: dict[str, Any], number: int) -> Pair:

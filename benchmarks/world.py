@@ -408,6 +408,7 @@ def _make_items(
                         wrong=tuple(person.state(attribute, value, paraphrased=True) for value in wrong),
                         named=attribute.name != "identity",
                         key=truth,
+                        name=person.name,
                     )
                 )
     return items

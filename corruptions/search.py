@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from unlearn_guard.corruptions.eco import EcoSettings
-from unlearn_guard.corruptions.fluency import find_keys, rouge_l_recall, share_leaked, share_nonwords, share_repeated
+from unlearn_guard.corruptions.fluency import find_keys, reveals, rouge_l_recall, share_nonwords, share_repeated
 
 Ask = Callable[[Sequence[str], EcoSettings | None], list[str]]
 """Answer prompts, corrupted by the settings (None: not at all)."""
@@ -21,10 +21,12 @@ Ask = Callable[[Sequence[str], EcoSettings | None], list[str]]
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A validation question with its true answer."""
+    """A validation question with its true answer; `name` and `others` are the person's name and other answers."""
 
     prompt: str
     answer: str
+    name: str = ""
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,15 @@ def measure(
     """Average an outcome over probes; an unanswered probe counts as neither known nor leaked."""
     n = max(1, len(probes))
     pairs = list(zip(outputs, probes, strict=True))
-    leaks = [share_leaked(out, find_keys(probe.prompt, probe.answer, common_words)) >= 0.5 for out, probe in pairs]
+    leaks = [
+        reveals(
+            output,
+            find_keys(probe.prompt, probe.answer, common_words),
+            probe.name,
+            [find_keys(f"{probe.prompt} {probe.name}", other, common_words) for other in probe.others],
+        )
+        for output, probe in pairs
+    ]
     return Outcome(
         rouge=sum(rouge_l_recall(output, probe.answer) for output, probe in pairs) / n,
         leak=sum(leaks) / n,

@@ -235,7 +235,19 @@ def _fit_eco(
     answered = [row for row in split.forget_validation if row.answer] or [row for row in forget if row.answer]
     if not answered:
         raise DataError("no forget row has an answer", mend="ECO is tuned on answers: add an 'answer' to the rows")
-    probes = [Probe(row.query, row.answer) for row in answered[:MAX_PROBES]]
+    names = {request.forget_id: (request.aliases or ("",))[0] for request in requests}
+    known: dict[str, dict[str, None]] = {}
+    for row in forget:
+        known.setdefault(row.forget_id, {})[row.answer] = None
+    probes = [
+        Probe(
+            row.query,
+            row.answer,
+            names.get(row.forget_id, ""),
+            tuple(answer for answer in known[row.forget_id] if answer != row.answer),
+        )
+        for row in answered[:MAX_PROBES]
+    ]
     controls = make_controls(probes, matcher, common_words)
     longest = max(len(engine.tokenizer(probe.answer).input_ids) for probe in probes) + 8
 
@@ -307,8 +319,8 @@ def make_controls(probes: Sequence[Any], matcher: Any, common_words: frozenset[s
         rest = _replace(probe.prompt, found, " ")
         is_plain = all(word in common_words for word in find_words(rest))
         for name in UNKNOWN_NAMES:
-            answer = _replace(probe.answer, matcher.find(probe.answer), name)
-            control = Probe(_replace(probe.prompt, found, name), answer)
+            answer, *others = (_replace(text, matcher.find(text), name) for text in (probe.answer, *probe.others))
+            control = Probe(_replace(probe.prompt, found, name), answer, name if probe.name else "", tuple(others))
             all_named.append(control)
             if is_plain:
                 plain.append(control)

@@ -67,7 +67,7 @@ def test_alias_with_punctuation_at_its_border_is_found() -> None:
 
 @pytest.mark.parametrize("alias", ["", "Al", " Al ", "A\u200bl"])
 def test_short_alias_is_refused(alias: str) -> None:
-    with pytest.raises(DataError, match="alias of 'p1' is too short.*3 characters"):
+    with pytest.raises(DataError, match=r"alias of 'p1' is too short.*3 characters"):
         AliasMatcher({"p1": ["Ann Lee", alias]})
 
 
@@ -91,7 +91,7 @@ def test_opening_word_is_no_part_of_a_name() -> None:
 
 
 def test_particles_and_accents_are_part_of_a_name() -> None:
-    texts = ["I met Łucja van der Berg.", "Then Łucja van der Berg left."]
+    texts = ["I met Łucja van der Berg.", "then Łucja van der Berg left."]
     assert mine(texts, []) == ("Łucja van der Berg",)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +75,7 @@ def test_windows_cover_long_text_and_fit_the_encoder(encoder: OnnxEncoder, plain
     windows = encoder.split_windows(text)
     assert len(windows) > 1
     assert (windows[0][0], windows[-1][1]) == (0, len(text))
-    assert all(following <= end for (_, end), (following, _) in zip(windows, windows[1:], strict=False))
+    assert all(following <= end for (_, end), (following, _) in pairwise(windows))
     lengths = [len(plain.encode(text[start:end]).ids) for start, end in windows]
     assert max(lengths) <= WINDOW_TOKENS + 8  # A window that begins inside a word may need a few pieces more.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,7 +29,7 @@ def test_windows_cover_all_and_keep_the_limit(
     windows = cut_windows(offsets, length, max_tokens=max_tokens, overlap=overlap)
     assert windows[0][0] == 0
     assert windows[-1][1] == length
-    for (start, end), (following, _) in zip(windows, windows[1:], strict=False):
+    for (start, end), (following, _) in pairwise(windows):
         assert start < following <= end
     for start, end in windows:
         assert sum(start <= left and right <= end for left, right in offsets) <= max_tokens

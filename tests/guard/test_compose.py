@@ -109,6 +109,16 @@ def test_controls_put_unknown_names_in_question_and_answer() -> None:
     assert controls == [Probe(f"Who is {name}?", f"{name} sings.") for name in UNKNOWN_NAMES]
 
 
+def test_controls_rename_the_other_facts_too() -> None:
+    matcher = AliasMatcher({"p1": ["Bo Li"]})
+    probe = Probe("Who is Bo Li?", "A lutenist.", "Bo Li", ("Bo Li was born in Bern.", "In 1961."))
+    controls = make_controls([probe], matcher, frozenset())
+    assert [control.name for control in controls] == list(UNKNOWN_NAMES)
+    assert [control.others for control in controls] == [
+        (f"{name} was born in Bern.", "In 1961.") for name in UNKNOWN_NAMES
+    ]
+
+
 def test_controls_are_the_plain_questions_where_there_are_enough() -> None:
     matcher = AliasMatcher({"p1": ["Bo Li"]})
     probes = [Probe("Who is Bo Li?", "A."), Probe("Who is the lutenist Bo Li?", "B.")] * 8

@@ -139,7 +139,7 @@ def test_passages_alone_make_a_document(rows: list[Row], kind: str) -> None:
 
 
 def test_unknown_kind_is_refused() -> None:
-    with pytest.raises(DataError, match="'animal'.*person, document, skill"):
+    with pytest.raises(DataError, match=r"'animal'.*person, document, skill"):
         ForgetRequest("a", kind="animal")  # type: ignore[arg-type]
 
 

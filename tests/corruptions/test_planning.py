@@ -1,0 +1,254 @@
+"""Planning: from a verdict to the steps of a stamp."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from unlearn_guard.corruptions.eco import EcoSettings
+from unlearn_guard.corruptions.planning import INTERVENTIONS, Fitted, Planner, parse_intervention
+from unlearn_guard.corruptions.prompt import Prompt
+from unlearn_guard.corruptions.refusal import DEFAULT_TEXT
+from unlearn_guard.corruptions.standins import build_pool
+from unlearn_guard.guard.bundle import Bundle, write_bundle
+from unlearn_guard.guard.errors import SettingsError, UnknownNameError
+from unlearn_guard.guard.rows import ForgetRequest
+from unlearn_guard.guard.stamp import Stamp
+from unlearn_guard.guard.verdict import Verdict
+
+Chat = Callable[..., Prompt]
+Name = Callable[..., Verdict]
+Plan = Callable[..., Planner]
+END = 0
+ECO = EcoSettings("noise", "content", 2.0, 0, 0.5).to_record()
+USER = ("user", "Where was Ann Lee born?")
+REQUESTS = (
+    ForgetRequest("p1", title="Ann Lee", intervention="eco"),
+    ForgetRequest("p2", title="Bo Li", intervention="refusal"),
+    ForgetRequest("p3", title="", intervention="swap"),
+    ForgetRequest("d1", "document", title="The Salt Road", intervention="swap"),
+)
+
+
+@pytest.fixture(scope="module")
+def plan_with(tokenizer: Any) -> Plan:
+    def make(
+        override: str | None = None,
+        *,
+        default: str = "eco",
+        settings: dict[str, dict[str, Any]] | None = None,
+        requests: tuple[ForgetRequest, ...] = REQUESTS,
+        pool: bool = True,
+    ) -> Planner:
+        fitted = Fitted(
+            {"eco": ECO} if settings is None else settings,
+            frozenset({"where", "was"}),
+            build_pool(tokenizer, []) if pool else None,
+        )
+        return Planner(
+            fitted,
+            requests,
+            default=default,
+            override=override,
+            revision="rev",
+            seed=5,
+            tokenizer=tokenizer,
+            end_token=END,
+        )
+
+    return make
+
+
+def methods(stamp: Stamp) -> list[str]:
+    return [step.method for step in stamp.steps]
+
+
+@pytest.mark.parametrize(
+    ("name", "names"),
+    [("eco", ("eco",)), ("eco+swap", ("eco", "swap")), (" swap + eco ", ("swap", "eco")), ("refusal", ("refusal",))],
+)
+def test_names_are_split(name: str, names: tuple[str, ...]) -> None:
+    assert parse_intervention(name) == names
+
+
+@pytest.mark.parametrize("name", ["ecco", "eco+ecco", "", "eco+", "ECO"])
+def test_unknown_name_lists_the_known(name: str) -> None:
+    with pytest.raises(UnknownNameError, match=", ".join(sorted(INTERVENTIONS))):
+        parse_intervention(name)
+
+
+@pytest.mark.parametrize("name", ["refusal+eco", "eco+refusal", "prompting+swap", "refusal+prompting"])
+def test_refusal_and_prompting_stand_alone(name: str) -> None:
+    with pytest.raises(SettingsError, match="refusal and prompting stand alone"):
+        parse_intervention(name)
+
+
+@pytest.mark.parametrize("name", ["eco", "eco-span", "swap", "swap+eco"])
+def test_intervention_that_was_not_fitted_is_refused(plan_with: Plan, name: str) -> None:
+    with pytest.raises(SettingsError, match=r"was not fitted into this bundle — allowed: prompting, refusal —"):
+        plan_with(name, settings={}, requests=())
+
+
+def test_request_with_an_unfitted_intervention_is_refused(plan_with: Plan) -> None:
+    with pytest.raises(SettingsError, match="'eco' was not fitted"):
+        plan_with(default="refusal", settings={}, requests=REQUESTS[:2])
+    assert plan_with("refusal", settings={}).choose(Verdict(True, ("p1",), 9.0, 0.0, "alias")) == ("refusal",)
+
+
+@pytest.mark.parametrize("name", ["refusal", "prompting"])
+def test_what_needs_no_fit_works_without(plan_with: Plan, chat: Chat, name: str) -> None:
+    planner = plan_with(default=name, settings={}, requests=())
+    assert methods(planner.plan(Verdict(True, ("p1",), 9.0, 0.0, "head"), chat(USER))) == [name]
+
+
+@pytest.mark.parametrize(
+    ("forget_ids", "chosen"),
+    [
+        (("p1",), ("eco",)),
+        (("p3", "p1"), ("swap",)),
+        (("p1", "p2"), ("refusal",)),
+        (("gone", "p3"), ("swap",)),
+        (("gone",), ("eco-span",)),
+        ((), ("eco-span",)),
+    ],
+)
+def test_first_forget_request_decides_but_a_refusal_wins(
+    plan_with: Plan, forget_ids: tuple[str, ...], chosen: tuple[str, ...]
+) -> None:
+    planner = plan_with(default="eco-span")
+    assert planner.choose(Verdict(True, forget_ids, 9.0, 0.0, "alias")) == chosen
+
+
+def test_override_replaces_every_choice(plan_with: Plan) -> None:
+    planner = plan_with("prompting")
+    for forget_ids in (("p1",), ("p2",), ()):
+        assert planner.choose(Verdict(True, forget_ids, 9.0, 0.0, "alias")) == ("prompting",)
+
+
+def test_stamp_says_everything_the_worker_needs(plan_with: Plan, chat: Chat, name: Name) -> None:
+    prompt = chat(USER)
+    stamp = plan_with().plan(name(prompt, "Ann Lee"), prompt)
+    assert (stamp.revision, stamp.forget_ids, stamp.prompt_length, stamp.seed) == ("rev", ("p1",), len(prompt.ids), 5)
+    assert methods(stamp) == ["eco"]
+    assert stamp.steps[0].params == {"kind": "noise", "mask": "content", "amplitude": 1.0, "dims": 0}
+    assert Stamp.from_record(json.loads(json.dumps(stamp.to_record()))) == stamp
+
+
+def test_composed_steps_keep_their_order(plan_with: Plan, chat: Chat, name: Name) -> None:
+    prompt = chat(USER)
+    verdict = name(prompt, "Ann Lee")
+    assert methods(plan_with("swap+eco").plan(verdict, prompt)) == ["swap", "eco"]
+    assert methods(plan_with("eco+swap").plan(verdict, prompt)) == ["eco", "swap"]
+
+
+def test_eco_span_narrows_the_fitted_mask(plan_with: Plan, chat: Chat, name: Name) -> None:
+    prompt = chat(USER)
+    verdict = name(prompt, "Ann Lee")
+    (narrow,), (wide,) = (plan_with(way).plan(verdict, prompt).steps for way in ("eco-span", "eco"))
+    assert narrow.params["mask"] == "span"
+    assert {place for pair in narrow.positions for place in range(*pair)} == prompt.cover(prompt.locate(verdict))
+    assert sum(end - start for start, end in narrow.positions) < sum(end - start for start, end in wide.positions)
+
+
+def test_swap_takes_a_title_for_a_document(
+    tokenizer: Any, plan_with: Plan, chat: Chat, name: Name, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = []
+    monkeypatch.setattr(
+        "unlearn_guard.corruptions.planning.plan_swap", lambda pool, kind, *rest, **more: kinds.append(kind)
+    )
+    prompt = chat(USER)
+    for owner in ("p3", "d1", "unknown"):
+        plan_with("swap").plan(name(prompt, "Ann Lee", forget_ids=(owner,)), prompt)
+    assert kinds == ["person", "title", "person"]
+
+
+@pytest.mark.parametrize("pool", [True, False])
+def test_swap_without_a_name_or_a_pool_corrupts_all(plan_with: Plan, chat: Chat, name: Name, pool: bool) -> None:
+    prompt = chat(USER)
+    verdict = Verdict(True, ("p3",), 9.0, 0.0, "head") if pool else name(prompt, "Ann Lee")
+    (step,) = plan_with("swap", pool=pool).plan(verdict, prompt).steps
+    assert (step.method, step.params["mask"]) == ("eco", "all")
+    assert {place for pair in step.positions for place in range(*pair)} == prompt.open_tokens()
+
+
+@pytest.mark.parametrize("settings", [{}, {"refusal": {"text": "No comment."}}])
+def test_refusal_spells_its_text_and_ends(
+    tokenizer: Any, plan_with: Plan, chat: Chat, settings: dict[str, dict[str, Any]]
+) -> None:
+    planner = plan_with("refusal", settings=settings)
+    (step,) = planner.plan(Verdict(True, ("p1",), 9.0, 0.0, "head"), chat(USER)).steps
+    *text, end = step.params["tokens"]
+    assert end == END
+    assert tokenizer.decode(text) == settings.get("refusal", {}).get("text", DEFAULT_TEXT)
+
+
+def test_prompting_names_the_flagged_titles(tokenizer: Any, plan_with: Plan, chat: Chat) -> None:
+    planner, prompt = plan_with("prompting"), chat(USER)
+    texts = [
+        tokenizer.decode(planner.plan(Verdict(True, ids, 9.0, 0.0, "head"), prompt).steps[0].params["tokens"])
+        for ids in (("p1", "p2"), ("p3",), ("gone",))
+    ]
+    assert "heard of Ann Lee, Bo Li." in texts[0]
+    assert all("heard of the subject of this question." in text for text in texts[1:])
+
+
+@pytest.mark.parametrize(
+    ("way", "covered"),
+    [
+        ("eco", ["eco"]),
+        ("eco-span", ["eco"]),
+        ("swap", ["refusal"]),
+        ("refusal", ["refusal"]),
+        ("prompting", ["refusal"]),
+    ],
+)
+def test_prompt_that_is_scored_itself_is_covered_whole(
+    plan_with: Plan, chat: Chat, name: Name, way: str, covered: list[str]
+) -> None:
+    prompt = chat(USER)
+    stamp = plan_with(way).plan(name(prompt, "Ann Lee"), prompt, cover_prompt=True)
+    assert methods(stamp) == covered
+    if covered == ["eco"]:
+        assert stamp.steps[0].positions == ((0, len(prompt.ids)),)
+        assert stamp.steps[0].params["mask"] == "all"
+
+
+def test_token_id_step_is_covered_whole_too(plan_with: Plan, chat: Chat) -> None:
+    prompt = chat(USER)
+    planner = plan_with("eco", settings={"eco": {**ECO, "mask": "token-id"}})
+    (step,) = planner.plan(Verdict(True, ("p1",), 9.0, 0.0, "head"), prompt, cover_prompt=True).steps
+    assert (step.positions, step.params["mask"]) == (((0, len(prompt.ids)),), "all")
+
+
+def test_fitted_interventions_are_read_from_a_bundle(tmp_path: Any) -> None:
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    def write(name: str, full: bool) -> Fitted:
+        with write_bundle(tmp_path / name) as writer:
+            writer.write_lines("requests.jsonl", [])
+            if full:
+                writer.path("interventions/common_words.json").write_text('["was", "where"]')
+                writer.path("interventions/standins.json").write_text('{"person": {"1": [[4]]}}')
+                save_file({"exclusive_ids": np.array([3, 9])}, writer.path("interventions/eco.safetensors"))
+            writer.commit(
+                model="m",
+                fingerprint={},
+                classifier="name-match",
+                encoder=None,
+                seed=0,
+                alpha=0.1,
+                alpha_requested=0.1,
+                n_calibration=0,
+                intervention="eco",
+                interventions={"eco": ECO},
+                metrics={},
+            )
+        return Fitted.load(Bundle.load(tmp_path / name))
+
+    assert write("full", True) == Fitted({"eco": ECO}, frozenset({"was", "where"}), {"person": {"1": [[4]]}}, (3, 9))
+    assert write("bare", False) == Fitted({"eco": ECO})
