@@ -1,0 +1,177 @@
+"""Admission without an engine: marks, salts, refusals, what the renderer hands over."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from unlearn_guard.guard.errors import AdmissionError
+from unlearn_guard.guard.marks import MARK_KEY
+from unlearn_guard.serving.vllm.settings import GuardSettings
+
+pytestmark = pytest.mark.vllm
+
+
+@pytest.fixture(scope="module")
+def runtime(bundle: Any, models: Any) -> Any:
+    from transformers import AutoTokenizer
+
+    from unlearn_guard.serving.vllm.runtime import GuardRuntime
+
+    tokenizer = AutoTokenizer.from_pretrained(models["full"])
+    return GuardRuntime(GuardSettings(bundle=str(bundle)), tokenizer, tokenizer.eos_token_id)
+
+
+def make_request(ids: list[int] | None, **changes: Any) -> Any:
+    from vllm import SamplingParams
+
+    return SimpleNamespace(
+        **{
+            "request_id": "r",
+            "prompt_token_ids": ids,
+            "sampling_params": SamplingParams(),
+            "prompt_embeds": None,
+            "mm_features": None,
+            "resumable": False,
+            "cache_salt": None,
+            **changes,
+        }
+    )
+
+
+def encode(runtime: Any, question: str) -> list[int]:
+    text = runtime.tokenizer.apply_chat_template(
+        [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False
+    )
+    return list(runtime.tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def admit(runtime: Any, request: Any, **origin: Any) -> Any:
+    from unlearn_guard.serving.vllm.admission import admit as admit_request
+    from unlearn_guard.serving.vllm.runtime import Origin
+
+    return admit_request(runtime, request, Origin(**origin))
+
+
+def test_every_request_is_marked(runtime: Any, world: Any) -> None:
+    for part in ("forget.given", "retain"):
+        ids = encode(runtime, world.sets[part][0].question)
+        request = admit(runtime, make_request(ids))
+        stamp = runtime.marker.check(request.sampling_params.extra_args[MARK_KEY], ids)
+        assert (stamp is not None) == part.startswith("forget")
+        assert (request.cache_salt or "").startswith("unl:") == part.startswith("forget")
+
+
+def test_user_salt_is_kept_for_clean_and_mixed_in_for_flagged(runtime: Any, world: Any) -> None:
+    clean, flagged = (encode(runtime, world.sets[part][0].question) for part in ("retain", "forget.given"))
+    assert admit(runtime, make_request(clean, cache_salt="tenant")).cache_salt == "tenant"
+    salts = {admit(runtime, make_request(flagged, cache_salt=salt)).cache_salt for salt in (None, "a", "b")}
+    assert len(salts) == 3
+
+
+def test_callers_parameters_are_never_changed(runtime: Any, world: Any) -> None:
+    from vllm import SamplingParams
+
+    extra = {"mine": 1, MARK_KEY: {"forged": True}}
+    params = SamplingParams(extra_args=extra, skip_clone=True)
+    request = admit(
+        runtime, make_request(encode(runtime, world.sets["retain"][0].question), sampling_params=params.clone())
+    )
+    assert request.sampling_params.extra_args["mine"] == 1
+    assert extra == {"mine": 1, MARK_KEY: {"forged": True}}
+    assert request.sampling_params.extra_args[MARK_KEY] != {"forged": True}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prompt_embeds": object()},
+        {"mm_features": [object()]},
+        {"resumable": True},
+        {"sampling_params": None},
+        {"prompt_token_ids": None},
+        {"cache_salt": "unl:0000"},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_what_cannot_be_screened_is_refused(runtime: Any, changes: dict[str, Any]) -> None:
+    request = make_request([1, 5, 6, 2])
+    for name, value in changes.items():
+        setattr(request, name, value)
+    with pytest.raises(AdmissionError, match=r"screened|reserved"):
+        admit(runtime, request)
+
+
+def test_beam_steps_keep_the_first_decision(runtime: Any, world: Any) -> None:
+    ids = encode(runtime, world.sets["forget.given"][0].question)
+    first = admit(runtime, make_request(ids))
+    grown = admit(runtime, make_request([*ids, 40, 41, 42]), prompt_length=len(ids), is_beam=True)
+    stamps = [request.sampling_params.extra_args[MARK_KEY]["body"] for request in (first, grown)]
+    assert stamps[0] == stamps[1]
+    assert first.cache_salt == grown.cache_salt
+
+
+def test_names_in_tools_and_documents_are_noticed(runtime: Any, world: Any) -> None:
+    from unlearn_guard.serving.vllm.admission import _attach_origins, _origin_of
+
+    name = world.sets["forget.given"][0].name
+    params = SimpleNamespace(
+        chat_template_kwargs={"documents": [{"title": "x", "text": f"About {name}."}], "tools": None}
+    )
+    engine_input: dict[str, Any] = {"type": "token"}
+    _attach_origins([[{"role": "user", "content": "Summarise the document."}]], params, [engine_input])
+    origin = _origin_of(engine_input)
+    assert [role for role, _ in origin.messages] == ["user", "document"]
+    assert runtime.decide(encode(runtime, "Summarise the document."), origin).verdict.flagged
+
+
+def test_renderer_attaches_messages(models: Any) -> None:
+    """Both render seams put the client's messages into the engine input."""
+    from vllm.renderers.base import BaseRenderer
+
+    from unlearn_guard.serving.vllm.admission import _origin_of, install_admission
+
+    install_admission()
+
+    class Fake(BaseRenderer):
+        def __init__(self) -> None:
+            pass
+
+        def get_tokenizer(self) -> Any:
+            return None
+
+    async def render_async(self: Any, conversations: Any, chat_params: Any, *args: Any, **kwargs: Any) -> Any:
+        return [], [{"type": "token"} for _ in conversations]
+
+    import asyncio
+
+    from unlearn_guard.serving.vllm.admission import _wrap_render_chat_async
+    from unlearn_guard.serving.vllm.seams import is_patched
+
+    assert is_patched(BaseRenderer, "render_chat")
+    assert is_patched(BaseRenderer, "render_chat_async")
+    wrapped = _wrap_render_chat_async(render_async)
+    conversation = [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}]
+    _, (rendered,) = asyncio.run(wrapped(None, [conversation], SimpleNamespace(chat_template_kwargs={})))
+    assert _origin_of(rendered).messages == (("user", "Hello"),)
+
+
+def test_unscreenable_request_follows_on_error(bundle: Any, models: Any) -> None:
+    from transformers import AutoTokenizer
+
+    from unlearn_guard.serving.vllm.runtime import GuardRuntime
+
+    tokenizer = AutoTokenizer.from_pretrained(models["full"])
+    long = "word " * 600
+    for on_error in ("block", "pass"):
+        runtime = GuardRuntime(
+            GuardSettings(bundle=str(bundle), on_error=on_error, max_windows=1), tokenizer, tokenizer.eos_token_id
+        )
+        request = make_request(encode(runtime, long))
+        if on_error == "block":
+            with pytest.raises(AdmissionError, match="could not be screened"):
+                admit(runtime, request)
+        else:
+            assert admit(runtime, request).cache_salt is None
