@@ -66,8 +66,8 @@ def measure_screening(*, n_questions: int = 200) -> dict[str, Any]:
             ours: list[float] = []
             theirs: list[float] = []
             for prompt in prompts:  # Side by side: whatever disturbs one disturbs the other.
-                ours.append(_time(lambda prompt=prompt: guard.screen([prompt])))
-                theirs.append(_time(lambda prompt=prompt: reference.encode([prompt], show_progress_bar=False)))
+                ours.append(_time(guard.screen, [prompt]))
+                theirs.append(_time(reference.encode, [prompt]))
             result[name] = {
                 "n": len(prompts),
                 "median_tokens": statistics.median(lengths),
@@ -123,9 +123,9 @@ def _fill(filler: str, n_tokens: int, number: int, tokenize: Callable[..., Any])
     return " ".join(words[:low])
 
 
-def _time(call: Callable[[], Any]) -> float:
+def _time(call: Callable[..., Any], *arguments: Any) -> float:
     start = time.perf_counter()
-    call()
+    call(*arguments)
     return time.perf_counter() - start
 
 

@@ -48,6 +48,18 @@ class AliasMatcher:
         if owners:
             self._automaton.make_automaton()
 
+    def find_owners(self, text: str) -> set[str]:
+        """Return whose aliases a text holds, those inside longer ones included."""
+        if not len(self._automaton):
+            return set()
+        folded = normalise(text).text
+        return {
+            owner
+            for last, (length, forget_ids) in self._automaton.iter(folded)
+            if _at_borders(folded, last - length + 1, last + 1)
+            for owner in forget_ids
+        }
+
     def find(self, text: str) -> list[AliasMatch]:
         """Return matches that begin and end at word borders, longest first where they overlap, in text order."""
         if not len(self._automaton):
@@ -74,12 +86,12 @@ def _at_borders(text: str, start: int, end: int) -> bool:
     return before and after
 
 
-_NAME_WORD = r"[^\W\d_a-zß-öø-ÿ][\w'’-]*"
-_NAME = re.compile(rf"{_NAME_WORD}(?: (?:(?:de|del|da|von|van|der|al|bin|ibn|el) )*{_NAME_WORD})+")
-_POSSESSIVE = re.compile(r"['’]s?$")
+_TOKEN = re.compile(r"[^\W\d_][\w'’-]*|[^\w\s]|\d+|\n")
+_PARTICLES = frozenset("de del da von van der al bin ibn el".split())
+_POSSESSIVES = ("'s", "’s")
 _OPENERS = frozenset(
     "a an and are as at author can could describe did do does for from has have how in is it mr mrs ms name of on "
-    "please tell the to was were what when where which who whom whose why with would yes no".split()
+    "please tell the then there this that to was were what when where which who whom whose why with would yes no".split()
 )
 
 
@@ -96,14 +108,31 @@ def mine_aliases(request: ForgetRequest, kept: Iterable[Row], *, min_share: floa
     if not candidates:
         return ()
     matcher = AliasMatcher({name: (name,) for name in candidates})
-    seen = {match.forget_ids[0] for row in kept for match in matcher.find(f"{row.query}\n{row.answer}")}
+    seen = {owner for row in kept for owner in matcher.find_owners(f"{row.query}\n{row.answer}")}
     return tuple(sorted((name for name in candidates if name not in seen), key=lambda name: (-counts[name], name)))
 
 
 def _find_names(text: str) -> Iterable[str]:
-    for match in _NAME.finditer(text):
-        words = [_POSSESSIVE.sub("", word) for word in match.group().split(" ")]
-        while words and words[0].casefold() in _OPENERS:
-            words.pop(0)
-        if len(words) >= 2 and all(words):
-            yield " ".join(words)
+    run: list[str] = []
+    for match in _TOKEN.finditer(text + " ."):
+        word = match.group()
+        if word[0].isupper() and not (not run and word.casefold() in _OPENERS):
+            run.append(word)
+            if word.endswith(_POSSESSIVES):
+                yield from _close(run)
+        elif not (run and word in _PARTICLES):
+            yield from _close(run)
+        else:
+            run.append(word)
+
+
+def _close(run: list[str]) -> Iterable[str]:
+    """Yield the run as a name if it is one, and empty it."""
+    words = [word.rstrip("-'’") for word in run]
+    run.clear()
+    while words and words[-1] in _PARTICLES:
+        words.pop()
+    if words and words[-1].endswith(_POSSESSIVES):
+        words[-1] = words[-1][:-2]
+    if sum(word not in _PARTICLES for word in words) >= 2:
+        yield " ".join(words)

@@ -17,6 +17,9 @@ from unlearn_guard.guard.errors import BundleMismatchError
 from unlearn_guard.guard.fingerprint import hash_bytes
 from unlearn_guard.guard.verdict import Stage, TextScore
 
+CLEAN_SCORE = -1e6
+"""The lexical score of a text without an alias: below every fused score, and finite, because it may be logged."""
+
 
 class Cascade:
     """Score texts with every stage; higher is more forget-like."""
@@ -34,6 +37,7 @@ class Cascade:
         self._matcher, self._facts = matcher, facts
         self.calibration = calibration
         self.alpha = calibration.alpha
+        self.smallest_p = 1.0 / (len(calibration.scores) + 1)
         # What an alias alone is worth: a text that is otherwise exactly undecided.
         self._alias_score = self._score_alias()
 
@@ -51,7 +55,7 @@ class Cascade:
                 f"the index was built with another encoder ({engine[:12]} in the bundle, {found[:12]} here)",
                 mend="fit again with this encoder",
             )
-        record = json.loads((folder / "aliases.json").read_text())
+        record = json.loads((folder / "aliases.json").read_text(encoding="utf-8"))
         arrays = load_file(folder / "calibration.safetensors")
         alpha, requested = (float(value) for value in arrays["alpha"])
         return cls(
@@ -89,7 +93,7 @@ class Cascade:
         for text in texts:
             found = self._matcher.find(text)
             spans = tuple((match.start, match.end) for match in found)
-            scores.append(TextScore(self._alias_score if found else -np.inf, "alias", _owners(found), spans))
+            scores.append(TextScore(self._alias_score if found else CLEAN_SCORE, "alias", _owners(found), spans))
         return scores
 
     def p_value(self, score: float) -> float:

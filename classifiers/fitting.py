@@ -19,6 +19,7 @@ from unlearn_guard.classifiers.encoder import OnnxEncoder, Vectors
 from unlearn_guard.classifiers.facts import mine_facts
 from unlearn_guard.classifiers.head import LOGIT_LIMIT, Head, HeadWeights, write_head
 from unlearn_guard.classifiers.index import NeighbourIndex, search_others
+from unlearn_guard.guard.errors import DataError
 from unlearn_guard.guard.fingerprint import hash_bytes
 from unlearn_guard.guard.rows import ForgetRequest, Row
 
@@ -41,7 +42,8 @@ class Split:
 def split_rows(forget: Sequence[Row], retain: Sequence[Row], clean: Sequence[Row], seed: int) -> Split:
     """Split by hash: 30 % of kept people for calibration, the rest (and the forget rows) 80/20.
 
-    A person is a row's `forget_id`; a row without one is a person of its own.
+    A person is a row's `forget_id`; a row without one is a person of its own. Raises DataError where nothing is left
+    to learn from.
     """
 
     def place(key: str) -> float:
@@ -59,8 +61,21 @@ def split_rows(forget: Sequence[Row], retain: Sequence[Row], clean: Sequence[Row
             split.retain_validation.append(row)
         else:
             split.retain_train.append(row)
-    if not split.forget_validation:  # A very small forget set still needs something to validate on.
-        split.forget_validation.append(split.forget_train[-1])
+    # A very small set still needs something to learn from and something to validate on.
+    for train, validation in (
+        (split.forget_train, split.forget_validation),
+        (split.retain_train, split.retain_validation),
+    ):
+        if not train:
+            train.extend(validation)
+        if not validation:
+            validation.extend(train[-1:])
+    if not split.retain_train:
+        raise DataError(
+            "all kept rows fell into the calibration part",
+            value=len(split.calibration),
+            mend="give retain rows of more people, or rows without forget_id",
+        )
     return split
 
 
@@ -152,7 +167,8 @@ def fit_cascade(
         folder / "calibration.safetensors",
     )
     (folder / "aliases.json").write_text(
-        json.dumps({"aliases": aliases, "facts": facts, "index_labels": index.labels}, ensure_ascii=False, indent=1)
+        json.dumps({"aliases": aliases, "facts": facts, "index_labels": index.labels}, ensure_ascii=False, indent=1),
+        encoding="utf-8",
     )
     return {
         "engine": hash_bytes((folder / "encoder.onnx").read_bytes()),

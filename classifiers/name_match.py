@@ -15,6 +15,7 @@ class NameMatch:
 
     def __init__(self, aliases: Mapping[str, Sequence[str]], alpha: float) -> None:
         self.alpha = alpha
+        self.smallest_p = 0.0
         self._matcher = AliasMatcher(aliases)
 
     def score(self, texts: Sequence[str]) -> list[TextScore]:

@@ -38,7 +38,7 @@ class Normalised:
 
 def normalise(text: str) -> Normalised:
     """Fold compatibility forms, case, diacritics, invisible characters, look-alikes and runs of space."""
-    if text.isascii() and "  " not in text and not _has_control(text):
+    if text.isascii() and "  " not in text and "`" not in text and text.isprintable():
         return Normalised(text.lower(), range(len(text)), range(1, len(text) + 1))
     folded: list[str] = []
     starts: list[int] = []
@@ -61,7 +61,3 @@ def _fold(character: str) -> str:
     decomposed = unicodedata.normalize("NFKD", character).casefold()
     kept = "".join(piece for piece in decomposed if unicodedata.category(piece) not in {"Mn", "Cf", "Cc"})
     return kept.translate(_LOOK_ALIKES)
-
-
-def _has_control(text: str) -> bool:
-    return not text.isprintable()

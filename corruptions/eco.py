@@ -140,6 +140,7 @@ class RowPlan:
             edits.dims[rows] = dims
             edits.scale[rows] = _SCALES[step.params["kind"]]
             edits.by_token[rows] = by_token
+            edits.shift[rows] = 0.0
             amplitude = float(step.params["amplitude"])
             if amplitude:
                 owner = self.stamp.forget_ids[0] if self.stamp.forget_ids else ""

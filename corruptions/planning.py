@@ -160,7 +160,7 @@ def _plan_prompting(planner: Planner, verdict: Verdict, prompt: Prompt) -> list[
 
 
 def _read_json(path: Path, default: Any) -> Any:
-    return json.loads(path.read_text()) if path.is_file() else default
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else default
 
 
 def _read_ids(path: Path) -> list[int]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from unlearn_guard.corruptions.fluency import WORD
 from unlearn_guard.guard.stamp import Ranges
 from unlearn_guard.guard.verdict import Verdict
 
 _RENDERED = -1
 _OPEN_ROLES = frozenset({"user", "tool", "function", "document"})
-_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +20,8 @@ class Message:
 
     role: str
     place: tuple[int, int] | None
+    lead: int = 0
+    """How many characters the template trimmed off the front."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +67,13 @@ class Prompt:
             if number == _RENDERED or not self.messages:
                 places.append((start, end))
             elif number < len(self.messages) and (place := self.messages[number].place):
-                places.append((place[0] + start, place[0] + end))
-        return places
+                shift = place[0] - self.messages[number].lead
+                places.append((max(place[0], start + shift), min(place[1], end + shift)))
+        return [(start, end) for start, end in places if start < end]
 
     def words(self) -> list[tuple[int, int, str]]:
         """Return (start, end, folded word) of every word of the text."""
-        return [(match.start(), match.end(), match.group().casefold()) for match in _WORD.finditer(self.text)]
+        return [(match.start(), match.end(), match.group().casefold()) for match in WORD.finditer(self.text)]
 
 
 def read_prompt(tokenizer: Any, ids: Sequence[int], messages: Sequence[tuple[str, str]] = ()) -> Prompt:
@@ -117,7 +119,8 @@ def _place(text: str, messages: Sequence[tuple[str, str]]) -> tuple[Message, ...
             placed.append(Message(role, (cursor, cursor) if not content.strip() else None))
             continue
         cursor = start + len(candidate)
-        placed.append(Message(role, (start, cursor)))
+        lead = 0 if candidate == content else len(content) - len(content.lstrip())
+        placed.append(Message(role, (start, cursor), lead))
     return tuple(placed)
 
 

@@ -72,9 +72,10 @@ def search_eco(
     report: Callable[[str], None] = lambda line: None,
 ) -> Choice:
     """Return the settings whose answers about the forget set look most like answers about unknown names."""
-    target = lower_bound(
-        measure(ask([probe.prompt for probe in controls], None), controls, common_words, vocabulary), len(controls)
-    )
+    asked = controls or probes
+    target = measure(ask([probe.prompt for probe in asked], None), asked, common_words, vocabulary)
+    # Without a single name to replace there is no surrogate: then nothing at all may be left.
+    target = lower_bound(target, len(controls)) if controls else replace(target, rouge=0.0, leak=0.0)
     trail: list[dict[str, Any]] = []
     tried: dict[EcoSettings, Outcome] = {}
 

@@ -60,6 +60,7 @@ class Manifest(BaseModel):
     interventions: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Parameters of each fitted intervention, by name; arrays lie under interventions/."""
     metrics: dict[str, Any] = Field(default_factory=dict)
+    """What `fit` measured; not part of the revision, because timings differ where content does not."""
     files: dict[str, str]
     """sha256 of every other file, by relative path."""
 
@@ -133,7 +134,10 @@ def _read_manifest(path: Path) -> Manifest:
 
 
 def _read_requests(file: Path) -> tuple[ForgetRequest, ...]:
-    records = [json.loads(line) for line in file.read_text().splitlines() if line]
+    if not file.is_file():
+        raise BundleIntegrityError("bundle file is missing", value=file.name, mend="copy it again or fit again")
+    # Not splitlines: titles may hold Unicode's other line separators.
+    records = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
     return tuple(ForgetRequest(**{**record, "aliases": tuple(record["aliases"])}) for record in records)
 
 
@@ -269,7 +273,12 @@ def replace_folder(source: Path, target: Path) -> None:
     old = target.parent / f".{target.name}.old.{secrets.token_hex(4)}"
     if target.exists():
         target.rename(old)
-    source.rename(target)
+    try:
+        source.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
     shutil.rmtree(old, ignore_errors=True)
     _flush(target.parent)
 

@@ -11,7 +11,7 @@ CACHE_VARIABLE = "UNLEARN_GUARD_CACHE"
 def cache_folder(name: str) -> Path:
     """Return a named folder below UNLEARN_GUARD_CACHE, or below the user's cache folder, made if missing."""
     root = os.environ.get(CACHE_VARIABLE)
-    if root is None:
+    if not root:
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         root = str(Path(base) / "unlearn-guard")
     folder = Path(root) / name

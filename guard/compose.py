@@ -39,7 +39,7 @@ def load_classifier(bundle: Bundle, *, device: str = "cpu") -> PromptClassifier:
     if bundle.manifest.classifier == "name-match":
         from unlearn_guard.classifiers.name_match import NameMatch
 
-        record = json.loads((folder / "aliases.json").read_text())
+        record = json.loads((folder / "aliases.json").read_text(encoding="utf-8"))
         return NameMatch(record["aliases"], bundle.manifest.alpha)
     from unlearn_guard.classifiers.cascade import Cascade
 
@@ -137,7 +137,9 @@ def fit(
             encoder_record = EncoderRecord(name=Path(name).name, engine=fitted["engine"])
             used_alpha, n_calibration, metrics = fitted["alpha"], fitted["n_calibration"], fitted["metrics"]
         else:
-            writer.path("classifier/aliases.json").write_text(json.dumps({"aliases": aliases}, ensure_ascii=False))
+            writer.path("classifier/aliases.json").write_text(
+                json.dumps({"aliases": aliases}, ensure_ascii=False), encoding="utf-8"
+            )
         settings: dict[str, dict[str, Any]] = {}
         if refusal_text:
             settings["refusal"] = {"text": refusal_text}
@@ -269,12 +271,14 @@ def _fit_eco(
         return [engine.decode(answer) for answer in engine.generate(prompts, stamps, max_new_tokens=longest)]
 
     with report_step(f"tune ECO on {len(probes)} validation questions, {len(controls)} controls"):
-        choice = search_eco(ask, probes, controls or probes, rms=rms, common_words=common_words, vocabulary=vocabulary)
+        choice = search_eco(ask, probes, controls, rms=rms, common_words=common_words, vocabulary=vocabulary)
     save_file(
         {"exclusive_ids": np.array(exclusive, np.int64), "rms": np.array([rms], np.float64)},
         path("interventions/eco.safetensors"),
     )
-    path("interventions/common_words.json").write_text(json.dumps(sorted(common_words), ensure_ascii=False))
+    path("interventions/common_words.json").write_text(
+        json.dumps(sorted(common_words), ensure_ascii=False), encoding="utf-8"
+    )
     path("interventions/standins.json").write_text(json.dumps(pool))
     from dataclasses import asdict
 

@@ -51,7 +51,7 @@ class UnlearnGuardError(Exception):
             parts.append(f"allowed: {allowed}")
         if mend:
             parts.append(mend)
-        super().__init__(" — ".join(parts).replace("\n", " "))
+        super().__init__(" ".join(" — ".join(parts).splitlines()))
 
 
 class InputError(UnlearnGuardError):

@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from unlearn_guard.guard.errors import BundleMismatchError, DependencyError
+from unlearn_guard.guard.errors import BundleMismatchError, DataError, DependencyError
 
 Fingerprint = dict[str, str]
 """Keys: `config`, `tokenizer`, `weights`; values: sha256 hex digests."""
@@ -79,7 +79,10 @@ def _hash_config(path: Path) -> str:
     """Hash a configuration by content: libraries rewrite the file with another layout or version stamp."""
     if not path.is_file():
         return "none"
-    config: dict[str, Any] = json.loads(path.read_text())
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"model configuration is not JSON ({error})", value=str(path)) from None
     for volatile in ("transformers_version", "_name_or_path"):
         config.pop(volatile, None)
     return hash_bytes(json.dumps(config, sort_keys=True).encode())
@@ -87,5 +90,10 @@ def _hash_config(path: Path) -> str:
 
 def _read_header(shard: Path) -> bytes:
     with shard.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 0 < length <= shard.stat().st_size - 8:
+            raise DataError(
+                "not a safetensors file", value=str(shard), mend="download the weights again (a git-lfs pointer?)"
+            )
         return file.read(length)

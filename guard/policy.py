@@ -37,6 +37,9 @@ class Policy:
         if self.max_windows < 1:
             raise SettingsError("policy max_windows", value=self.max_windows, allowed="1 or more")
 
-    def with_alpha(self, alpha: float) -> Policy:
-        """Fill in the bundle's alpha where the operator named none."""
-        return self if self.alpha is not None else replace(self, alpha=alpha)
+    def with_alpha(self, alpha: float, smallest: float) -> Policy:
+        """Fill in the bundle's alpha where the operator named none, and raise it to what the calibration can hold.
+
+        `smallest` is the smallest p-value there is: below it, nothing would ever be flagged.
+        """
+        return replace(self, alpha=max(alpha if self.alpha is None else self.alpha, smallest))

@@ -15,6 +15,9 @@ class PromptClassifier(Protocol):
     alpha: float
     """The rate of false flags this classifier was calibrated for."""
 
+    smallest_p: float
+    """The smallest p-value it can give."""
+
     def score(self, texts: Sequence[str]) -> list[TextScore]:
         """Return one score per text; batch composition must not change a score."""
         ...

@@ -76,21 +76,26 @@ def read_rows(path: str | Path) -> list[Row]:
 
 def _parse(path: Path, number: int, raw: bytes) -> Row:
     try:
-        record = json.loads(raw.decode("utf-8"))
+        record = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
     except UnicodeDecodeError as error:
         raise RowError(path, number, f"not UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:
         raise RowError(path, number, f"not JSON ({error.msg}, column {error.colno})") from None
+    except (ValueError, RecursionError) as error:
+        raise RowError(path, number, f"not readable JSON ({error})") from None
     if not isinstance(record, dict):
         raise RowError(path, number, f"a {type(record).__name__}", allowed="a JSON object")
     for name in ("prompt", "question", "answer", "text", "forget_id", "split"):
-        if name in record and not isinstance(record[name], str):
-            raise RowError(path, number, f"{name!r} is a {type(record[name]).__name__}", allowed="a string")
+        value = record.get(name, "")
+        if not isinstance(value, str):
+            raise RowError(path, number, f"{name!r} is a {type(value).__name__}", allowed="a string")
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            raise RowError(path, number, f"{name!r} holds half of a surrogate pair", allowed="Unicode text")
     aliases = record.get("aliases", [])
     if not isinstance(aliases, list) or not all(isinstance(alias, str) for alias in aliases):
         raise RowError(path, number, "'aliases' is not a list of strings", allowed='["name", …]')
     row = Row(
-        prompt=str(record.get("prompt", record.get("question", ""))).strip(),
+        prompt=str(record.get("prompt") or record.get("question", "")).strip(),
         answer=record.get("answer", "").strip(),
         text=record.get("text", "").strip(),
         forget_id=record.get("forget_id", ""),
@@ -98,7 +103,7 @@ def _parse(path: Path, number: int, raw: bytes) -> Row:
         split=record.get("split", ""),
     )
     if not row.query:
-        raise RowError(path, number, "neither 'prompt' nor 'text'", allowed=", ".join(sorted(_FIELDS)))
+        raise RowError(path, number, "neither 'prompt' (or 'question') nor 'text'", allowed=", ".join(sorted(_FIELDS)))
     return row
 
 

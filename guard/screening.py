@@ -24,7 +24,7 @@ class Guard:
 
     def __init__(self, classifier: PromptClassifier, policy: Policy, bundle: Bundle | None = None) -> None:
         self.classifier = classifier
-        self.policy = policy.with_alpha(classifier.alpha)
+        self.policy = policy.with_alpha(classifier.alpha, classifier.smallest_p)
         self.bundle = bundle
 
     @classmethod
@@ -94,7 +94,7 @@ class Guard:
         scores = self.classifier.score([messages[number][start:end] for number, start, end in windows])
         places: list[tuple[int, int]] = [(number, start) for number, start, _ in windows]
         if rendered is not None:
-            scores += self.classifier.match([rendered])
+            scores = [*scores, *self.classifier.match([rendered])]
             places.append((RENDERED, 0))
         return self._fuse(scores, places)
 
@@ -154,7 +154,7 @@ def _read_content(content: object) -> str:
 
 
 def _name_type(items: object) -> str:
-    if isinstance(items, str):
+    if isinstance(items, (str, bytes)):
         return "a bare string"
     if isinstance(items, Sequence):
         return "a bare conversation"

@@ -24,6 +24,8 @@ def serve(model: str, bundle: str, arguments: Sequence[str], *, settings: dict[s
     Raises InputError (bundle, model, vLLM version, VLLM_PLUGINS) before anything is started.
     """
     check_environment()
+    section = {"bundle": bundle, **{key: value for key, value in settings.items() if value is not None}}
+    read_settings({SECTION: section})
     opened = Bundle.load(bundle)
     try:
         opened.check_model(model)
@@ -31,8 +33,6 @@ def serve(model: str, bundle: str, arguments: Sequence[str], *, settings: dict[s
         if os.path.sep in model and not model.count("/") == 1:
             raise
     probe_seams()
-    section = {"bundle": bundle, **{key: value for key, value in settings.items() if value is not None}}
-    read_settings({SECTION: section})
     os.environ["UNLEARN_GUARD_REQUIRED"] = "1"
     run_vllm(model, arguments, section=section)
 
