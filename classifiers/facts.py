@@ -6,12 +6,14 @@ import re
 from collections.abc import Iterable
 
 from unlearn_guard.classifiers.aliases import AliasMatcher
+from unlearn_guard.classifiers.normalisation import normalise
 from unlearn_guard.guard.rows import ForgetRequest, Row
 
 _MONTHS = "january february march april may june july august september october november december".split()
 _MONTH = "|".join(_MONTHS)
-_DAY_FIRST = re.compile(rf"\b(\d{{1,2}})(?:st|nd|rd|th)?(?: of)? ({_MONTH}),? (\d{{4}})\b", re.IGNORECASE)
-_MONTH_FIRST = re.compile(rf"\b({_MONTH}) (\d{{1,2}})(?:st|nd|rd|th)?,? (\d{{4}})\b", re.IGNORECASE)
+_FLAGS = re.IGNORECASE | re.ASCII  # Without ASCII, "ſ" would pass for an s.
+_DAY_FIRST = re.compile(rf"\b(\d{{1,2}})(?:st|nd|rd|th)?(?: of)? ({_MONTH}),? (\d{{4}})\b", _FLAGS)
+_MONTH_FIRST = re.compile(rf"\b({_MONTH}) (\d{{1,2}})(?:st|nd|rd|th)?,? (\d{{4}})\b", _FLAGS)
 _SLASHED = re.compile(r"\b(\d{1,2})/(\d{1,2})/(\d{4})\b")
 _DOTTED = re.compile(r"\b(\d{1,2})\.(\d{1,2})\.(\d{4})\b")
 _ISO = re.compile(r"\b(\d{4})-(\d{2})-(\d{2})\b")
@@ -35,7 +37,7 @@ def _find_facts(text: str) -> Iterable[tuple[str, tuple[str, ...]]]:
     """Yield (fact, its spellings)."""
     for quoted in _TITLE.findall(text):
         title = quoted.strip(" .,!?")
-        if len(title) >= _MIN_TITLE_LENGTH:
+        if len(normalise(title).text.strip()) >= _MIN_TITLE_LENGTH:
             yield title, (title,)
     dates = {(int(year), _month(month), int(day)) for day, month, year in _DAY_FIRST.findall(text)}
     dates |= {(int(year), _month(month), int(day)) for month, day, year in _MONTH_FIRST.findall(text)}
@@ -71,6 +73,8 @@ def _spell_date(year: int, month: int, day: int) -> list[str]:
         f"{month:02d}/{day:02d}/{year}",
         f"{day:02d}/{month:02d}/{year}",
         f"{month}/{day}/{year}",
+        f"{day}/{month}/{year}",
+        f"{day}.{month}.{year}",
         f"{day:02d}.{month:02d}.{year}",
         f"{year}-{month:02d}-{day:02d}",
     ]

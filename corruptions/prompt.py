@@ -111,12 +111,15 @@ def _align(backend: Any, ids: tuple[int, ...], text: str) -> tuple[tuple[int, in
 def _place(text: str, messages: Sequence[tuple[str, str]]) -> tuple[Message, ...]:
     placed, cursor = [], 0
     for role, content in messages:
+        if not content.strip():
+            placed.append(Message(role, (cursor, cursor)))
+            continue
         start = -1
         for candidate in (content, content.strip()):
-            if candidate and (start := text.find(candidate, cursor)) >= 0:
+            if (start := text.find(candidate, cursor)) >= 0:
                 break
         if start < 0:
-            placed.append(Message(role, (cursor, cursor) if not content.strip() else None))
+            placed.append(Message(role, None))
             continue
         cursor = start + len(candidate)
         lead = 0 if candidate == content else len(content) - len(content.lstrip())

@@ -80,9 +80,9 @@ def _hash_config(path: Path) -> str:
     if not path.is_file():
         return "none"
     try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"model configuration is not JSON ({error})", value=str(path)) from None
+        config: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DataError(f"model configuration is not a JSON object ({error})", value=str(path)) from None
     for volatile in ("transformers_version", "_name_or_path"):
         config.pop(volatile, None)
     return hash_bytes(json.dumps(config, sort_keys=True).encode())

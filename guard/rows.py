@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
@@ -62,7 +63,7 @@ def read_rows(path: str | Path) -> list[Row]:
     """Read JSON lines into rows; raise RowError with file, line and reason for a malformed line."""
     path = Path(path)
     try:
-        content = path.read_bytes()
+        content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise DataError(f"cannot read rows: {error.strerror or error}", value=str(path)) from None
     rows = []
@@ -76,7 +77,7 @@ def read_rows(path: str | Path) -> list[Row]:
 
 def _parse(path: Path, number: int, raw: bytes) -> Row:
     try:
-        record = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
+        record = json.loads(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise RowError(path, number, f"not UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:
@@ -89,13 +90,14 @@ def _parse(path: Path, number: int, raw: bytes) -> Row:
         value = record.get(name, "")
         if not isinstance(value, str):
             raise RowError(path, number, f"{name!r} is a {type(value).__name__}", allowed="a string")
-        if any("\ud800" <= character <= "\udfff" for character in value):
-            raise RowError(path, number, f"{name!r} holds half of a surrogate pair", allowed="Unicode text")
+        _check_unicode(path, number, name, value)
     aliases = record.get("aliases", [])
     if not isinstance(aliases, list) or not all(isinstance(alias, str) for alias in aliases):
         raise RowError(path, number, "'aliases' is not a list of strings", allowed='["name", …]')
+    for alias in aliases:
+        _check_unicode(path, number, "aliases", alias)
     row = Row(
-        prompt=str(record.get("prompt") or record.get("question", "")).strip(),
+        prompt=str(record.get("prompt", "")).strip() or str(record.get("question", "")).strip(),
         answer=record.get("answer", "").strip(),
         text=record.get("text", "").strip(),
         forget_id=record.get("forget_id", ""),
@@ -105,6 +107,11 @@ def _parse(path: Path, number: int, raw: bytes) -> Row:
     if not row.query:
         raise RowError(path, number, "neither 'prompt' (or 'question') nor 'text'", allowed=", ".join(sorted(_FIELDS)))
     return row
+
+
+def _check_unicode(path: Path, number: int, name: str, value: str) -> None:
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise RowError(path, number, f"{name!r} holds half of a surrogate pair", allowed="Unicode text")
 
 
 def group_requests(rows: Iterable[Row], *, intervention: str = "eco") -> list[ForgetRequest]:

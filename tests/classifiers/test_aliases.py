@@ -117,3 +117,35 @@ def test_name_must_occur_twice_and_often_enough() -> None:
     texts = ["see Ann Lee"] * 2 + ["nobody"] * 9
     assert mine(texts, []) == ()
     assert mine(texts, [], min_share=0.1) == ("Ann Lee",)
+
+
+def test_owners_of_overlapping_names_are_all_found() -> None:
+    matcher = AliasMatcher({"p1": ["Ann Lee"], "p2": ["Ann Lee Grey", "Lee Grey"], "p3": ["Lee Gre"], "p4": ["Bo Li"]})
+    assert matcher.find_owners("ÄNN Lee Grey") == {"p1", "p2"}
+    assert AliasMatcher({}).find_owners("Ann Lee") == set()
+
+
+def test_name_inside_a_longer_one_that_kept_rows_hold_is_pruned() -> None:
+    texts = ["see Ann Lee", "saw Ann Lee", "see Ann Lee Grey", "saw Ann Lee Grey"]
+    assert mine(texts, ["Who is Ann Lee Grey?"]) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("met Ann Lee’s Bo Li", ("Ann Lee", "Bo Li")),
+        ("met Ann Lee's York and", ("Ann Lee",)),
+        ("see łódka šaty", ()),
+        ("see Łódka Šaty", ("Łódka Šaty",)),
+        ("see Ωμέγα Δέλτα now", ("Ωμέγα Δέλτα",)),
+        ("see ωμέγα δέλτα now", ()),
+        ("Then Ann Lee left", ("Ann Lee",)),
+        ("There Ann Lee sat", ("Ann Lee",)),
+        ("Ann Lee von hier", ("Ann Lee",)),
+        ("met Ann\nLee", ()),
+        ("met Ann de", ()),
+        ("the 'Ann Lee' ship", ("Ann Lee",)),
+    ],
+)
+def test_name_is_a_run_of_capitalised_words(text: str, names: tuple[str, ...]) -> None:
+    assert mine([text, f"{text}!"], []) == names

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from unlearn_guard.classifiers.cascade import Cascade
+from unlearn_guard.classifiers.cascade import CLEAN_SCORE, Cascade
 from unlearn_guard.classifiers.fitting import fit_cascade
 from unlearn_guard.guard.errors import BundleMismatchError
 from unlearn_guard.guard.policy import Policy
@@ -101,6 +101,20 @@ def test_lexical_opinion_is_a_flag_or_nothing(fitted: Any) -> None:
     assert fitted.cascade.p_value(named.score) <= fitted.cascade.alpha
     assert (named.forget_ids, named.spans) == (("p1",), ((6, 24),))
     assert (fitted.cascade.p_value(clean.score), clean.forget_ids, clean.spans) == (1.0, (), ())
+
+
+def test_clean_lexical_score_is_finite_and_below_every_other(fitted: Any) -> None:
+    (clean,) = fitted.cascade.match(["about Ada"])
+    assert clean.score == CLEAN_SCORE < fitted.cascade.calibration.scores.min()
+    assert json.loads(json.dumps(clean.score, allow_nan=False)) == clean.score
+
+
+def test_alpha_below_what_the_calibration_holds_still_flags(fitted: Any) -> None:
+    n_rows = len(fitted.cascade.calibration.scores)
+    assert fitted.cascade.smallest_p == fitted.cascade.p_value(1e9) == 1 / (n_rows + 1)
+    guard = Guard(fitted.cascade, Policy(alpha=1e-6))
+    assert guard.policy.alpha == fitted.cascade.smallest_p
+    assert guard.screen(["Where was Mirela Vantongeren born?"])[0].flagged
 
 
 def test_name_deep_in_a_long_text_is_found(guard: Guard) -> None:

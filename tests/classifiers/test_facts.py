@@ -66,6 +66,30 @@ def test_fact_that_kept_rows_hold_is_pruned() -> None:
     assert "3 may 1961" not in mine("3 May 1961", "She died on 3 May 1961.")
 
 
+@pytest.mark.parametrize("kept", [*SPELLINGS, "03.05.1961"])
+def test_date_that_kept_rows_spell_in_another_way_is_pruned_whole(kept: str) -> None:
+    assert mine("3 May 1961", f"She died on {kept}.") == ()
+
+
+def test_title_inside_a_longer_one_that_kept_rows_hold_is_pruned() -> None:
+    assert mine('wrote "Salt Road" and "The Salt Road"', "Who wrote The Salt Road?") == ()
+
+
+def test_dotted_date_is_day_first() -> None:
+    assert "3 may 1961" in mine("03.05.1961")
+    assert "5 march 1961" not in mine("03.05.1961")
+    assert mine("05.13.1961") == ()
+
+
+@pytest.mark.parametrize("title", ["It", "It.", "a.  ", "..It..", "Is\nit so?"])
+def test_short_or_broken_title_is_no_fact(title: str) -> None:
+    assert mine(f'wrote "{title}" then') == ()
+
+
+def test_short_title_does_not_turn_quotes_inside_out() -> None:
+    assert mine('wrote "It" and then "Ash Wood" there') == ("Ash Wood",)
+
+
 def test_each_fact_is_given_once() -> None:
     facts = mine('3 May 1961, May 3, 1961, "Ash Wood", "Ash Wood"')
     assert len(facts) == len(set(facts))

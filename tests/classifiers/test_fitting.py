@@ -62,7 +62,30 @@ def test_split_depends_on_seed_and_rows_but_not_on_order() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_small_forget_set_still_validates(seed: int) -> None:
-    assert split_rows([Row("only one")], RETAIN[:5], [], seed).forget_validation == [Row("only one")]
+    split = split_rows([Row("only one")], RETAIN[:50], [], seed)
+    assert split.forget_train == split.forget_validation == [Row("only one")]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_few_kept_rows_leave_something_to_learn_from(seed: int) -> None:
+    split = split_rows(FORGET, [], CLEAN[:4], seed)
+    assert split.retain_train
+    assert split.retain_validation
+    kept = [*split.retain_train, *split.retain_validation, *split.calibration]
+    assert {row.prompt for row in kept} == {row.prompt for row in CLEAN[:4]}
+
+
+def test_kept_rows_of_one_calibration_person_are_refused() -> None:
+    def refused(seed: int) -> bool:
+        try:
+            return not split_rows(FORGET, RETAIN[:5], [], seed).retain_train
+        except DataError as error:
+            assert "all kept rows fell into the calibration part: 5 — give retain rows of more people" in str(error)
+            return True
+
+    assert 0 < sum(refused(seed) for seed in range(20)) < 20
+    with pytest.raises(DataError, match="all kept rows"):
+        split_rows(FORGET, RETAIN[:5], [], next(seed for seed in range(20) if refused(seed)))
 
 
 def test_operators_aliases_replace_mined_ones() -> None:

@@ -16,6 +16,10 @@ def test_keeps_the_protocol() -> None:
     assert NAMES.alpha == 0.01
 
 
+def test_any_alpha_can_be_held() -> None:
+    assert NAMES.smallest_p == NAMES.p_value(1.0) == 0.0
+
+
 @pytest.mark.parametrize("operation", [NAMES.score, NAMES.match])
 def test_name_is_flagged_with_owners_and_spans(operation) -> None:  # type: ignore[no-untyped-def]
     found, clean, twice = operation(["who is ANN LEE?", "who is Ann?", "Bo Li, Bo Li, Ann Lee"])

@@ -144,6 +144,21 @@ def test_zero_and_flip_only_scale(kind: str, scale: float) -> None:
     assert not edits.shift.any()
 
 
+@pytest.mark.parametrize(("kind", "scale"), [("zero", 0.0), ("flip", -1.0)])
+def test_later_step_undoes_the_noise_of_an_earlier_one(kind: str, scale: float) -> None:
+    edits = plan(eco((0, 3)), eco((1, 2), kind=kind, amplitude=0.0)).edit(0, 3)
+    assert edits is not None
+    assert edits.scale.tolist() == [1.0, scale, 1.0]
+    assert edits.shift.any(axis=1).tolist() == [True, False, True]
+
+
+def test_later_noise_in_fewer_dims_replaces_the_earlier_whole() -> None:
+    both, last = plan(eco((0, 2)), eco((0, 2), dims=2)).edit(0, 2), plan(eco((0, 2), dims=2)).edit(0, 2)
+    assert both is not None
+    assert last is not None
+    np.testing.assert_array_equal(both.shift, last.shift)
+
+
 def test_windows_of_a_plan_agree_with_the_whole() -> None:
     made = plan(
         Step("swap", ((1, 4), (6, 7)), {"tokens": [[11, 12, 13], [14]]}),

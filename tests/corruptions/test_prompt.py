@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from unlearn_guard.corruptions.fluency import find_words
 from unlearn_guard.corruptions.prompt import Message, Prompt, read_prompt, to_ranges
 from unlearn_guard.guard.screening import RENDERED
 from unlearn_guard.guard.verdict import Verdict
@@ -64,7 +65,21 @@ def test_message_that_is_not_in_the_text_has_no_place(tokenizer: Any) -> None:
 
 def test_message_that_the_template_trims_is_found(tokenizer: Any) -> None:
     prompt = read_prompt(tokenizer, tokenizer("<|user|>Where?<|assistant|>").input_ids, [("user", "Where? \n")])
-    assert prompt.messages[0].place == (8, 14)
+    assert prompt.messages[0] == Message("user", (8, 14), 0)
+
+
+def test_spans_of_a_trimmed_message_are_shifted_and_clipped(tokenizer: Any) -> None:
+    ids = tokenizer("<|user|>Who is Bo?<|assistant|>").input_ids
+    prompt = read_prompt(tokenizer, ids, [("user", " \n\tWho is Bo? ")])
+    assert prompt.messages[0] == Message("user", (8, 18), 3)
+    places = prompt.locate(span((0, 10, 12), (0, 0, 6), (0, 10, 14), (0, 0, 3), (0, 13, 14)))
+    assert [prompt.text[start:end] for start, end in places] == ["Bo", "Who", "Bo?"]
+
+
+def test_white_space_that_the_template_keeps_shifts_nothing(tokenizer: Any) -> None:
+    prompt = read_prompt(tokenizer, tokenizer("<|user|>  Where?<|assistant|>").input_ids, [("user", "  Where?")])
+    assert prompt.messages[0].lead == 0
+    assert [prompt.text[start:end] for start, end in prompt.locate(span((0, 2, 7)))] == ["Where"]
 
 
 @pytest.mark.parametrize("role", ["user", "tool", "function", "document"])
@@ -161,6 +176,12 @@ def test_words_are_folded_with_their_places(tokenizer: Any) -> None:
         (5, 9, "ünal"),
         (10, 11, "3"),
     ]
+
+
+def test_words_are_those_that_common_words_are_counted_from(tokenizer: Any) -> None:
+    text = "Don't a well-known snake_case?"
+    found = read_prompt(tokenizer, tokenizer(text).input_ids).words()
+    assert [word for _, _, word in found] == find_words(text) == ["don't", "a", "well-known", "snake", "case"]
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,25 @@ def test_trail_holds_every_try_once_and_the_choice_is_its_best() -> None:
     assert best["loss"] == round(loss_of(choice.outcome, choice.target), 4)
 
 
+def test_without_controls_nothing_may_be_left() -> None:
+    def ask(prompts: Sequence[str], settings: EcoSettings | None) -> list[str]:
+        if settings is None:
+            return [TRUTH] * len(prompts)
+        return [VAGUE if settings.kind == "zero" else TRUTH] * len(prompts)
+
+    choice = search_eco(ask, PROBES, [], rms=0.25, common_words=frozenset(), vocabulary=VOCABULARY)
+    assert choice.target == Outcome(0.0, 0.0, 0.0, 0.0)
+    assert choice.settings.kind == "zero"
+
+
+def test_without_controls_the_language_target_is_the_models_own() -> None:
+    def ask(prompts: Sequence[str], settings: EcoSettings | None) -> list[str]:
+        return [BABBLE] * len(prompts)
+
+    choice = search_eco(ask, PROBES, [], rms=0.25, common_words=frozenset(), vocabulary=VOCABULARY)
+    assert choice.target == Outcome(0.0, 0.0, 1.0, 0.0)
+
+
 def test_outcome_is_measured_by_hand() -> None:
     probes = [Probe("Where is it?", "silver lamp"), Probe("Who?", "oak tree")]
     outcome = measure(["silver sea", "zorg zorg zorg zorg"], probes, frozenset(), frozenset({"silver", "sea"}))

@@ -15,6 +15,7 @@ from unlearn_guard.guard.bundle import (
     Bundle,
     BundleWriter,
     Manifest,
+    replace_folder,
     request_record,
     write_atomic,
     write_bundle,
@@ -73,6 +74,20 @@ def test_round_trip(tmp_path: Path) -> None:
     assert set(manifest.files) == {"requests.jsonl", "classifier/aliases.json"}
     assert bundle.revision == manifest.revision
     assert [file.name for file in (tmp_path / "deep").iterdir()] == ["b"]
+
+
+def test_line_separators_in_a_title_do_not_split_it(tmp_path: Path) -> None:
+    title = "a\u2028b\u2029c\x85d\x1ce"
+    (request,) = Bundle.load(make(tmp_path / "b", title=title)).requests
+    assert request.title == title
+
+
+def test_bundle_without_requests_is_refused(tmp_path: Path) -> None:
+    with write_bundle(tmp_path / "b") as writer:
+        writer.path("classifier/aliases.json").write_text('{"aliases": {}}')
+        commit(writer)
+    with pytest.raises(BundleIntegrityError, match=r"missing: 'requests\.jsonl'"):
+        Bundle.load(tmp_path / "b")
 
 
 def test_revision_names_the_content(tmp_path: Path) -> None:
@@ -209,6 +224,24 @@ def test_overwrite_replaces_the_whole_bundle(tmp_path: Path) -> None:
     assert Bundle.load(bundle).requests == ()
     assert {file.name for file in bundle.iterdir()} == {"requests.jsonl", MANIFEST}
     assert [file.name for file in tmp_path.iterdir()] == ["b"]
+
+
+def test_old_bundle_returns_when_the_new_one_cannot_be_moved_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, new = make(tmp_path / "b"), make(tmp_path / "new", title="other")
+    before, rename = snapshot(bundle), Path.rename
+
+    def fail(path: Path, target: Path) -> Path:
+        if path == new:
+            raise OSError("no space")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="no space"):
+        replace_folder(new, bundle)
+    assert snapshot(bundle) == before
+    assert {path.name for path in tmp_path.iterdir()} == {"b", "new"}
 
 
 def test_bundle_is_not_overwritten_unasked(tmp_path: Path) -> None:

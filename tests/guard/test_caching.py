@@ -18,8 +18,12 @@ def test_own_variable_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert not (tmp_path / "xdg").exists()
 
 
-def test_xdg_comes_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("own", ["", None])
+def test_xdg_comes_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str | None) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(CACHE_VARIABLE, raising=False)
+    if own is not None:
+        monkeypatch.setenv(CACHE_VARIABLE, own)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder("models") == tmp_path / "unlearn-guard" / "models"
 

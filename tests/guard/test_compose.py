@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +79,19 @@ def test_fitted_bundle_screens(model: Path, tmp_path: Path) -> None:
     flagged, kept = Guard.load(tmp_path / "b").screen(["Where was BO LI born?", "Where was Ada Kern born?"])
     assert (flagged.flagged, flagged.forget_ids, flagged.spans) == (True, ("p1",), ((0, 10, 15),))
     assert not kept.flagged
+
+
+def test_bundle_is_utf8_whatever_the_locale(model: Path, tmp_path: Path) -> None:
+    forget = [Row(f"What did Łucja Bö do in {year}?", forget_id="p1", aliases=("Łucja Bö",)) for year in range(3)]
+    fit_names(model, tmp_path / "b", forget=forget)
+    code = (
+        "import sys; from unlearn_guard.guard.screening import Guard; "
+        "print(Guard.load(sys.argv[1]).screen(['Where is \\u0141ucja B\\xf6?'])[0].flagged)"
+    )
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", code, str(tmp_path / "b")]
+    done = subprocess.run(command, env={**os.environ, **ascii_only}, capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.returncode) == ("True", 0), done.stderr
 
 
 def test_forget_requests_keep_their_own_settings(model: Path, tmp_path: Path) -> None:

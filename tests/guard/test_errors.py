@@ -19,6 +19,12 @@ def test_message_is_one_line_with_all_four_parts(kind: type[UnlearnGuardError]) 
     assert message.endswith("the mend")
 
 
+@pytest.mark.parametrize("separator", ["\r", "\r\n", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"])
+def test_message_is_one_line_whatever_separates_lines(separator: str) -> None:
+    message = str(RowError(f"a{separator}file", 1, f"it{separator}broke", mend=f"mend{separator}it"))
+    assert message == "a file, line 1: it broke — mend it"
+
+
 def test_message_leaves_out_what_is_not_given() -> None:
     assert str(UnlearnGuardError("it broke")) == "it broke"
 

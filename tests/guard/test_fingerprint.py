@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from unlearn_guard.guard.errors import BundleMismatchError, DependencyError
+from unlearn_guard.guard.errors import BundleMismatchError, DataError, DependencyError
 from unlearn_guard.guard.fingerprint import check_fingerprint, fingerprint_model, hash_bytes
 
 CONFIG = {"layers": 2, "hidden": 8, "rope": {"theta": 1.0, "kind": "x"}, "transformers_version": "4.1"}
@@ -97,3 +97,30 @@ def test_mismatch_shows_both_fingerprints(model: Path) -> None:
 def test_unknown_model_is_named() -> None:
     with pytest.raises(DependencyError, match="model not found: 'no-such-owner/no-such-model'"):
         fingerprint_model("no-such-owner/no-such-model")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x08\0\0",
+        bytes(8),
+        b"\xff" * 8 + b"{}",
+        b"\x03" + bytes(7) + b"{}",
+        b"version https://git-lfs.github.com/spec/v1",
+    ],
+)
+def test_broken_shard_is_named(model: Path, content: bytes) -> None:
+    shard = model / "model.safetensors"
+    shard.write_bytes(content)
+    with pytest.raises(DataError, match=r"not a safetensors file.*git-lfs") as caught:
+        fingerprint_model(model)
+    assert str(shard) in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"layers": 2', b'{"name": "\xff"}'])
+def test_broken_config_is_named(model: Path, content: bytes) -> None:
+    (model / "config.json").write_bytes(content)
+    with pytest.raises(DataError, match="model configuration is not a JSON object") as caught:
+        fingerprint_model(model)
+    assert str(model / "config.json") in str(caught.value)

@@ -48,6 +48,13 @@ def test_mark_is_bound_to_its_prompt(marker: Marker, stamp: Stamp | None, ids: l
         {"mac": ""},
         {"mac": None},
         {"revision": "other"},
+        {"body": object()},
+        {"body": {1, 2}},
+        {"body": {"a": 1, 2: 3}},
+        {"body": "\ud800"},
+        {"mac": "\u00e9" * 64},
+        {"mac": "\ud800" * 64},
+        {"mac": b"0" * 64},
     ],
 )
 def test_edited_mark_is_refused(marker: Marker, changes: dict[str, Any]) -> None:

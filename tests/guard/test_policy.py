@@ -40,5 +40,10 @@ def test_wrong_setting_is_refused(settings: dict[str, Any], says: str) -> None:
 
 
 def test_bundles_alpha_fills_a_gap_only() -> None:
-    assert Policy(mode="shadow").with_alpha(0.02) == Policy(mode="shadow", alpha=0.02)
-    assert Policy(alpha=0.5).with_alpha(0.02).alpha == 0.5
+    assert Policy(mode="shadow").with_alpha(0.02, 0.0) == Policy(mode="shadow", alpha=0.02)
+    assert Policy(alpha=0.5).with_alpha(0.02, 0.01).alpha == 0.5
+
+
+@pytest.mark.parametrize("alpha", [None, 0.001])
+def test_alpha_is_raised_to_the_smallest_p_value(alpha: float | None) -> None:
+    assert Policy(alpha=alpha).with_alpha(0.01, 0.02).alpha == 0.02

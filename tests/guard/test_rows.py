@@ -43,6 +43,18 @@ def test_prompt_wins_over_question(tmp_path: Path) -> None:
     assert read_rows(write(tmp_path, b'{"question": "b", "prompt": "a"}'))[0].prompt == "a"
 
 
+def test_question_stands_in_for_an_empty_prompt(tmp_path: Path) -> None:
+    assert read_rows(write(tmp_path, b'{"prompt": "", "question": "Who?"}'))[0].prompt == "Who?"
+
+
+def test_byte_order_mark_is_skipped(tmp_path: Path) -> None:
+    assert read_rows(write(tmp_path, '{"prompt": "Änne?"}'.encode("utf-8-sig")))[0].prompt == "Änne?"
+
+
+def test_whole_surrogate_pair_is_a_character(tmp_path: Path) -> None:
+    assert read_rows(write(tmp_path, rb'{"prompt": "\ud83d\ude00"}'))[0].prompt == "😀"
+
+
 def test_text_alone_is_the_query(tmp_path: Path) -> None:
     (row,) = read_rows(write(tmp_path, b'{"text": "A passage."}'))
     assert (row.prompt, row.query) == ("", "A passage.")
@@ -75,9 +87,14 @@ def test_line_separators_inside_a_string_do_not_split_it(tmp_path: Path) -> None
         (b'{"prompt": "a", "split": 1}', "'split' is a int"),
         (b'{"prompt": "a", "aliases": "b"}', "'aliases' is not a list of strings"),
         (b'{"prompt": "a", "aliases": [1]}', "'aliases' is not a list of strings"),
-        (b"{}", "neither 'prompt' nor 'text'"),
-        (b'{"prompt": "  ", "answer": "a"}', "neither 'prompt' nor 'text'"),
+        (b"{}", "neither 'prompt' (or 'question') nor 'text'"),
+        (b'{"prompt": "  ", "answer": "a"}', "neither 'prompt' (or 'question') nor 'text'"),
         (b'{"prompt": "\xff"}', "not UTF-8 at byte 12"),
+        (b'\xef\xbb\xbf{"prompt": "a"}', "not JSON"),
+        (b'{"prompt": "a", "n": ' + b"1" * 5000 + b"}", "not readable JSON"),
+        (b'{"prompt": "a", "n": ' + b"[" * 100_000 + b"}", "not readable JSON"),
+        (b'{"prompt": "\\ud800"}', "'prompt' holds half of a surrogate pair"),
+        (b'{"prompt": "a", "answer": "b \\udc00"}', "'answer' holds half of a surrogate pair"),
     ],
 )
 def test_malformed_line_is_named(tmp_path: Path, bad: bytes, why: str) -> None:

@@ -21,6 +21,7 @@ class TwoWords:
     """Scores a text by its worst known word; windows of 20 characters."""
 
     alpha = 0.01
+    smallest_p = 0.001
 
     def __init__(self) -> None:
         self.scored: list[str] = []
@@ -67,7 +68,7 @@ def test_fake_keeps_the_protocol() -> None:
         (user("who is bo?"), "a bare conversation"),
         (tuple(user("who is bo?")), "a bare conversation"),
         ({"role": "user", "content": "x"}, "dict"),
-        (b"who", "items must be a sequence"),
+        (b"who", "a bare string"),
         ((text for text in ["a"]), "generator"),
         (None, "NoneType"),
     ],
@@ -103,6 +104,11 @@ def test_operators_alpha_wins_over_the_classifiers() -> None:
     strict, loose = (Guard(TwoWords(), Policy(alpha=alpha)) for alpha in (0.005, 0.6))
     assert not strict.screen(["who is li?"])[0].flagged
     assert loose.screen(["maybe him?"])[0].flagged
+
+
+def test_alpha_below_every_p_value_still_flags_the_worst() -> None:
+    guard = Guard(TwoWords(), Policy(alpha=1e-9))
+    assert [verdict.flagged for verdict in guard.screen(["who is bo?", "who is li?"])] == [True, False]
 
 
 def test_message_numbers_and_offsets_point_into_what_was_sent(guard: Guard) -> None:
@@ -143,6 +149,15 @@ def test_rendered_prompt_is_matched_and_its_spans_are_told_apart(guard: Guard) -
 def test_rendered_prompt_is_not_encoded(guard: Guard) -> None:
     guard.screen([user("who?")], rendered=["<s> who? " + "x" * 200])
     assert guard.classifier.scored == ["who?"]  # type: ignore[attr-defined]
+
+
+def test_classifiers_own_scores_are_not_changed() -> None:
+    class Frozen(TwoWords):
+        def score(self, texts: Sequence[str]) -> Any:
+            return tuple(super().score(texts))
+
+    (verdict,) = Guard(Frozen(), Policy()).screen([user("who?")], rendered=["<tool about bo> who?"])
+    assert (verdict.flagged, verdict.errors) == (True, ())
 
 
 def test_rendered_prompt_belongs_to_its_own_item(guard: Guard) -> None:

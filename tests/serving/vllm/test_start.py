@@ -121,7 +121,11 @@ def test_serve_refuses_bad_input_in_one_line(bundle: Path, models: dict[str, Pat
         assert done.returncode == 2, done.stderr
         assert said in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
-    done = run_cli("serve", str(models["retain-only"]), "--bundle", str(bundle))
+    other = tmp_path / "other"
+    shutil.copytree(models["full"], other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-5}))
+    done = run_cli("serve", str(other), "--bundle", str(bundle))
     assert done.returncode == 2
     assert "made for another model" in done.stderr
 

@@ -1,0 +1,135 @@
+"""The bench end to end on the demo's world: bars, report files, weight editing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unlearn_guard.benchmarks.demo import check_bars, render_demo
+from unlearn_guard.benchmarks.editing.trainer import METHODS, DivergedError, EditingMethod, edit_weights
+from unlearn_guard.benchmarks.runner import run_bench
+from unlearn_guard.benchmarks.subjects import SUBJECTS
+from unlearn_guard.guard.errors import UnknownNameError
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory, models: Any) -> dict[str, Any]:
+    out = tmp_path_factory.mktemp("bench") / "report.json"
+    names = ["none", "retain-only", "name-match", "refusal", "eco", "eco-span", "eco-swap"]
+    found = run_bench(suite="world", profile="smoke", methods=names, out=out)
+    return {**found, "out": out}
+
+
+def rows_of(report: dict[str, Any]) -> dict[str, Any]:
+    return {row["name"]: row for row in report["rows"]}
+
+
+def test_every_bar_of_the_demo_world_holds(report: dict[str, Any]) -> None:
+    rows = rows_of(report)
+    n_retain = rows["eco"]["sets"]["world.retain"]["n"]
+    failed = [check for check in check_bars(rows, n_retain) if not check["passed"]]
+    assert not failed
+
+
+def test_report_files_are_valid_and_self_contained(report: dict[str, Any]) -> None:
+    out: Path = report["out"]
+    assert json.loads(out.read_text(), parse_constant=pytest.fail)["schema_version"] == 1
+    page = out.with_suffix(".html").read_text()
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "data:image/png" in page
+    assert "| eco | 0 | ok |" in out.with_suffix(".md").read_text()
+
+
+def test_a_refusal_has_no_truth_ratio(report: dict[str, Any]) -> None:
+    for name in ("refusal", "name-match"):
+        row = rows_of(report)[name]
+        assert row["sets"]["world.forget.given"]["truth_ratio"] is None
+        assert row["forget_quality"]["p_value"] is None
+        assert "refusal" in row["reasons"]["forget_quality.p_value"]
+
+
+def test_every_null_has_its_reason(report: dict[str, Any]) -> None:
+    for row in report["rows"]:
+        for name, found in row["sets"].items():
+            for metric, value in found.items():
+                assert value is not None or f"sets.{name}.{metric}" in row["reasons"]
+
+
+def test_forget_quality_names_the_corrupted_positions(report: dict[str, Any]) -> None:
+    assert rows_of(report)["eco"]["forget_quality"]["corrupted_positions"].startswith("prompt")
+
+
+def test_guards_leave_unflagged_sets_as_they_are(report: dict[str, Any]) -> None:
+    rows = rows_of(report)
+    for name in ("eco", "eco-swap", "refusal"):
+        assert rows[name]["sets"]["world.retain"]["flagged"] == 0
+        assert rows[name]["sets"]["world.retain"]["probability"] == rows["none"]["sets"]["world.retain"]["probability"]
+
+
+def test_the_issues_rows_are_registered() -> None:
+    wanted = {"none", "retain-only", "name-match", "refusal", "prompting", "eco", "eco-span", "eco-swap", "ga", "npo"}
+    assert wanted <= set(SUBJECTS)
+
+
+@pytest.fixture(scope="module")
+def engine(models: Any) -> Any:
+    from unlearn_guard.serving.transformers.engine import ReferenceEngine
+
+    return ReferenceEngine.load(models["full"])
+
+
+def mean_score(engine: Any, rows: Any) -> float:
+    answers = [[*engine.tokenizer(row.answer, add_special_tokens=False).input_ids, engine.end_token] for row in rows]
+    scored = engine.score([engine.render(row.prompt) for row in rows], answers, [None] * len(rows))
+    return float(sum(item.logprobs.mean() for item in scored) / len(scored))
+
+
+def test_editing_forgets_and_leaves_the_original_alone(engine: Any, world: Any) -> None:
+    forget, retain = world.forget_rows[:32], world.retain_rows[:64]
+    before = mean_score(engine, forget)
+    edited = edit_weights(engine, METHODS["npo"], forget, retain)
+    assert mean_score(edited, forget) < before - 1.0
+    assert mean_score(edited, retain) > mean_score(edited, forget)
+    assert mean_score(engine, forget) == pytest.approx(before)
+
+
+def test_subset_is_all_that_changes(engine: Any, world: Any) -> None:
+    edited = edit_weights(engine, EditingMethod("ga", subset="mlp", epochs=1), world.forget_rows[:8], world.retain_rows)
+    pairs = zip(engine.model.named_parameters(), edited.model.named_parameters(), strict=True)
+    for (name, old), (_, new) in pairs:
+        assert old.equal(new) == (".mlp." not in name)
+
+
+def test_divergence_is_reported_not_hidden(engine: Any, world: Any) -> None:
+    with pytest.raises(DivergedError):
+        edit_weights(
+            engine, EditingMethod("ga", learning_rate=1e30, epochs=2), world.forget_rows[:16], world.retain_rows
+        )
+
+
+def test_unknown_loss_names_the_known_ones(engine: Any, world: Any) -> None:
+    with pytest.raises(UnknownNameError, match="npo"):
+        edit_weights(engine, EditingMethod("npoo"), world.forget_rows[:1], world.retain_rows[:1])
+
+
+def test_demo_page_escapes_and_stands_alone() -> None:
+    sets = {
+        f"world.{part}": {"leak_rate": 0.1, "rouge_l_recall": 0.2, "flagged": 0, "n": 4}
+        for part in ("forget.given", "forget.unseen", "forget.paraphrase", "retain")
+    }
+    sample = {"set": "a", "question": "<b>", "truth": "", "before": "x", "after": "y", "effect": "forgotten"}
+    page = render_demo(
+        {
+            "rows": [{"name": name, "sets": sets} for name in ("none", "retain-only", "eco")],
+            "samples": [sample],
+            "channels": [],
+            "checks": [{"name": "c", "value": 1, "limit": "≤ 1", "passed": False}],
+            "environment": {"processor": "p", "cores": 2},
+            "seconds": 1.0,
+        }
+    )
+    assert "&lt;b&gt;" in page
+    assert "missed" in page

@@ -1,0 +1,92 @@
+"""Every formula against a case computed by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from unlearn_guard.benchmarks import metrics
+from unlearn_guard.benchmarks.dataset import Item
+from unlearn_guard.benchmarks.report import tabulate
+from unlearn_guard.benchmarks.runner import clean_row, count_flags
+
+BORN = Item(
+    "Where was Ada Lee born?", "Ada Lee was born in Cadiz.", subject="a", key="Cadiz", name="Ada Lee",
+    wrong=("Ada Lee was born in Rome.",),
+)  # fmt: skip
+WORK = Item("What does Ada Lee do?", "Ada Lee works as a pilot.", subject="a", key="pilot", name="Ada Lee")
+
+
+@pytest.mark.parametrize(
+    ("output", "leaks"),
+    [
+        ("Ada Lee was born in Cadiz.", True),
+        ("It is CADIZ!", True),
+        ("Ada Lee was born in Rome.", False),
+        ("Ada Lee works as a pilot.", True),
+        ("Bo works as a pilot.", False),
+        ("", False),
+    ],
+)
+def test_leak_counts_every_fact_of_the_named_person(output: str, leaks: bool) -> None:
+    assert metrics.find_leaks([BORN, WORK], [output, ""])[0] is leaks
+
+
+def test_words_that_wrong_answers_share_give_nothing_away() -> None:
+    item = Item(
+        "Where did Bo study?", "Bo attended the University of Arden.", key="the University of Arden",
+        wrong=("Bo attended the University of Rome.", "Bo attended the University of Graz."),
+    )  # fmt: skip
+    assert metrics.find_fact(item) == {"arden"}
+
+
+def test_truth_ratio_is_geometric() -> None:
+    assert metrics.truth_ratio(math.log(0.5), [math.log(0.1), math.log(0.4)]) == pytest.approx(math.sqrt(0.04) / 0.5)
+
+
+@pytest.mark.parametrize(
+    ("hits", "strength"), [([1, 1, 1, 1], 1.0), ([0, 0, 1, 1], 0.5), ([1, 1, 1, 0], 0.25), ([0, 0, 0, 0], 0.25)]
+)
+def test_extraction_strength_with_its_floor(hits: list[int], strength: float) -> None:
+    assert metrics.extraction_strength([bool(hit) for hit in hits]) == strength
+
+
+def test_forget_quality_of_equal_and_shifted_samples() -> None:
+    sample = [number / 40 for number in range(40)]
+    assert metrics.forget_quality(sample, sample)["p_value"] == pytest.approx(1.0)
+    # D = .30 at n = 40 has p = .0541: the pass line that TOFU's forget01 knows.
+    shifted = [value + 11.5 / 40 for value in sample]
+    found = metrics.forget_quality(shifted, sample)
+    assert found["ks_d"] == pytest.approx(0.30)
+    assert found["p_value"] == pytest.approx(0.0541, abs=5e-4)
+
+
+def test_model_utility_is_the_harmonic_mean_of_nine() -> None:
+    part = {"probability": 0.5, "rouge_l_recall": 1.0, "truth_ratio": 0.25}
+    sets = {name: dict(part) for name in ("retain", "real_authors", "world_facts")}
+    assert metrics.model_utility(sets) == pytest.approx(9 / (3 * (2 + 1 + 4)))
+    sets["retain"]["probability"] = None  # type: ignore[assignment]
+    assert metrics.model_utility(sets) is None
+
+
+def test_figures_that_are_not_finite_become_null_with_a_reason() -> None:
+    row = clean_row({"name": "x", "reasons": {}, "sets": {"s": {"a": float("nan"), "b": 1.23456789}}})
+    assert row["sets"]["s"] == {"a": None, "b": 1.23457}
+    assert row["reasons"] == {"sets.s.a": "not finite"}
+
+
+def test_named_and_nameless_are_counted_apart() -> None:
+    items = [BORN, WORK, Item("Who was born in Cadiz?", "Ada Lee.", named=False)]
+    counts = count_flags("world.forget.given", items, [True, False, True])
+    assert counts["world.forget.given"] == {"n": 3, "flagged": 2, "stopped": 2}
+    assert counts["world.forget.given+named"]["flagged"] == 1
+    assert counts["world.forget.given+nameless"] == {"n": 1, "flagged": 1, "stopped": 1}
+
+
+def test_table_shows_missing_figures_as_dashes() -> None:
+    report = {"suite": "world", "rows": [{"name": "ga", "seed": 0, "status": "diverged", "sets": {}}]}
+    header, lines = tabulate(report)
+    assert len(header) == len(lines[0])
+    assert lines[0][:3] == ["ga", "0", "diverged"]
+    assert set(lines[0][3:]) == {"–"}

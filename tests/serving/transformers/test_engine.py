@@ -1,0 +1,97 @@
+"""The reference engine: batching changes nothing, stamps change their own rows alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from unlearn_guard.guard.bundle import Bundle
+from unlearn_guard.guard.compose import load_planner
+from unlearn_guard.guard.screening import Guard
+from unlearn_guard.guard.stamp import Stamp, Step
+from unlearn_guard.serving.transformers.engine import GuardedModel, ReferenceEngine
+
+
+@pytest.fixture(scope="module")
+def engine(models: Any) -> ReferenceEngine:
+    torch.set_num_threads(1)
+    return ReferenceEngine.load(models["full"], exclusive_ids=[5, 6])
+
+
+def stamp(prompt: list[int], *steps: Step) -> Stamp:
+    return Stamp("r", ("person-000",), len(prompt), 0, steps)
+
+
+def eco(kind: str, positions: tuple[tuple[int, int], ...], *, mask: str = "all", amplitude: float = 0.5) -> Step:
+    return Step("eco", positions, {"kind": kind, "mask": mask, "amplitude": amplitude, "dims": 0})
+
+
+def test_batches_answer_as_single_prompts(engine: ReferenceEngine, world: Any) -> None:
+    prompts = [engine.render(item.question) for item in world.sets["retain"][:9]]
+    batched = engine.generate(prompts, [None] * 9, max_new_tokens=20)
+    single = [engine.generate([prompt], [None], max_new_tokens=20)[0] for prompt in prompts]
+    assert batched == single
+
+
+def test_stamped_rows_leave_their_batch_mates_alone(engine: ReferenceEngine, world: Any) -> None:
+    prompts = [engine.render(item.question) for item in world.sets["retain"][:4]]
+    plain = engine.generate(prompts, [None] * 4, max_new_tokens=20)
+    stamps = [None, stamp(prompts[1], eco("zero", ((0, len(prompts[1])),))), None, None]
+    mixed = engine.generate(prompts, stamps, max_new_tokens=20)
+    assert [mixed[row] for row in (0, 2, 3)] == [plain[row] for row in (0, 2, 3)]
+    assert mixed[1] != plain[1]
+
+
+def test_prefill_rows_follow_the_formula(engine: ReferenceEngine, world: Any) -> None:
+    prompt = engine.render(world.sets["retain"][0].question)
+    plain, _, _ = engine._prefill([prompt], [None])
+    for kind, expected in (("zero", torch.zeros_like(plain)), ("flip", -plain)):
+        changed, _, _ = engine._prefill([prompt], [stamp(prompt, eco(kind, ((2, 5),), amplitude=0.0))])
+        assert torch.equal(changed[0, 2:5], expected[0, 2:5])
+        assert torch.equal(changed[0, :2], plain[0, :2])
+        assert torch.equal(changed[0, 5:], plain[0, 5:])
+    noisy, _, _ = engine._prefill([prompt], [stamp(prompt, eco("noise", ((2, 5),)))])
+    shift = 0.5 * engine.noise.rows(0, "person-000", 2, 5)
+    np.testing.assert_allclose((noisy - plain)[0, 2:5].detach().numpy(), shift, atol=1e-6)
+
+
+def test_token_id_mask_edits_listed_ids_alone(engine: ReferenceEngine) -> None:
+    prompt = [1, 5, 9, 6, 2]
+    plain, _, _ = engine._prefill([prompt], [None])
+    changed, _, _ = engine._prefill([prompt], [stamp(prompt, eco("zero", (), mask="token-id", amplitude=0.0))])
+    assert [bool((changed[0, row] == 0).all()) for row in range(5)] == [False, True, False, True, False]
+    assert torch.equal(changed[0, [0, 2, 4]], plain[0, [0, 2, 4]])
+
+
+def test_swap_takes_the_stand_ins_embedding(engine: ReferenceEngine) -> None:
+    prompt = [1, 40, 41, 42, 2]
+    swapped, _, _ = engine._prefill([prompt], [stamp(prompt, Step("swap", ((1, 3),), {"tokens": [[50, 51]]}))])
+    other, _, _ = engine._prefill([[1, 50, 51, 42, 2]], [None])
+    assert torch.equal(swapped, other)
+
+
+def test_scores_are_those_of_the_likelihood(engine: ReferenceEngine, world: Any) -> None:
+    item = world.sets["retain"][0]
+    prompt = engine.render(item.question)
+    answer = [*engine.tokenizer(item.answer, add_special_tokens=False).input_ids, engine.end_token]
+    (scored,) = engine.score([prompt], [answer], [None])
+    with torch.inference_mode():
+        logits = engine.model(torch.tensor([[*prompt, *answer]])).logits[0].log_softmax(-1)
+    expected = [float(logits[len(prompt) - 1 + place, token]) for place, token in enumerate(answer)]
+    np.testing.assert_allclose(scored.logprobs, expected, atol=1e-4)
+    assert scored.argmax.all()
+
+
+def test_guarded_model_refuses_and_prompts(engine: ReferenceEngine, bundle: Any, world: Any) -> None:
+    opened, guard = Bundle.load(bundle), Guard.load(bundle)
+    asked = [world.sets["forget.unseen"][0].question, world.sets["retain"][0].question]
+    planner = load_planner(opened, engine.tokenizer, engine.end_token, intervention="refusal")
+    refused, kept = GuardedModel(engine, guard, planner).answer(asked, max_new_tokens=24)
+    assert refused == "I'm sorry, but I can't help with that."
+    assert kept == world.sets["retain"][0].answer
+    planner = load_planner(opened, engine.tokenizer, engine.end_token, intervention="prompting")
+    (step,) = GuardedModel(engine, guard, planner).stamp(asked[:1], guard.screen(asked[:1]))[0].steps  # type: ignore[union-attr]
+    assert world.sets["forget.unseen"][0].name in engine.decode(step.params["tokens"])
