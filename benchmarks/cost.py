@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import sys
 import tempfile
@@ -43,7 +44,8 @@ def measure_screening(*, n_questions: int = 200) -> dict[str, Any]:
     folders = train_models(make_jobs(make_world(), Recipe()))  # Any model will do: screening never runs it.
     reference = SentenceTransformer(str(locate_encoder(DEFAULT_ENCODER)), device="cpu")
     questions = [item.question for item in suite.sets["forget.paraphrase"]][:n_questions]
-    filler = "Tell me more about the weather in the mountains and what people there like to cook in winter. "
+    # Words in random order: windows that repeat would come from the vector cache.
+    filler = sorted({word for question in questions for word in question.split()})
     tokenize = reference.tokenizer
     texts = {
         "tofu": questions,
@@ -113,8 +115,8 @@ def measure_engine(*, rounds: int, n_running: int = 64) -> dict[str, Any]:
     return result
 
 
-def _fill(filler: str, n_tokens: int, number: int, tokenize: Callable[..., Any]) -> str:
-    words = (f"Question {number}. " + filler * (n_tokens // 12 + 2)).split(" ")
+def _fill(filler: Sequence[str], n_tokens: int, number: int, tokenize: Callable[..., Any]) -> str:
+    words = random.Random(number).choices(filler, k=n_tokens)
     low, high = 1, len(words)
     while low < high:
         middle = (low + high + 1) // 2

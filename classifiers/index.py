@@ -24,9 +24,6 @@ class NeighbourIndex:
     """
 
     def __init__(self, forget: Any, retain: Any, labels: list[str]) -> None:
-        import faiss
-
-        faiss.omp_set_num_threads(1)
         self._forget, self._retain = forget, retain
         self.labels = labels
 
@@ -56,10 +53,19 @@ class NeighbourIndex:
         faiss.write_index(self._retain, str(folder / "retain.faiss"))
 
     def search(self, vectors: Vectors) -> tuple[Floats, Floats, list[str]]:
-        """Return, per vector, the best forget cosine, the best retain cosine, and the nearest forget_id."""
-        forget, nearest = self._forget.search(vectors, 1)
-        retain, _ = self._retain.search(vectors, 1)
-        return forget[:, 0], retain[:, 0], [self.labels[row] for row in nearest[:, 0]]
+        """Return, per vector, the best forget cosine, the best retain cosine, and the nearest forget_id.
+
+        One query at a time: FAISS then opens no threads. Its own switch for that, `omp_set_num_threads`, would hold for
+        the whole process, and slow the model of an engine that runs beside us.
+        """
+        forget, retain = np.empty(len(vectors), np.float32), np.empty(len(vectors), np.float32)
+        nearest = []
+        for row in range(len(vectors)):
+            similarity, place = self._forget.search(vectors[row : row + 1], 1)
+            forget[row] = similarity[0, 0]
+            nearest.append(self.labels[place[0, 0]])
+            retain[row] = self._retain.search(vectors[row : row + 1], 1)[0][0, 0]
+        return forget, retain, nearest
 
 
 def _build(vectors: Vectors) -> Any:
