@@ -157,7 +157,13 @@ class Session:
                 ("eco-swap", "guard"),
             )
         ]
-        identical = sum(a == b for a, b in zip(answers["none"]["retain"], answers["eco"]["retain"], strict=True))
+        screened = guard.screen([[{"role": "user", "content": item.question}] for item in self.suite.sets["retain"]])
+        identical = sum(
+            before == after and not verdict.flagged
+            for before, after, verdict in zip(
+                answers["none"]["retain"], answers["eco"]["retain"], screened, strict=True
+            )
+        )
         return {
             "schema_version": SCHEMA_VERSION,
             "suite": "world",

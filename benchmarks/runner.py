@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import resource
 import statistics
 import tempfile
 import time
@@ -25,6 +24,7 @@ from unlearn_guard.benchmarks.subjects import SUBJECTS, Bench, Subject
 from unlearn_guard.benchmarks.tofu import load_tofu
 from unlearn_guard.benchmarks.training import Recipe, make_jobs, train_models
 from unlearn_guard.benchmarks.world import make_world
+from unlearn_guard.classifiers.cascade import Cascade
 from unlearn_guard.corruptions.fluency import find_words
 from unlearn_guard.guard.compose import fit
 from unlearn_guard.guard.errors import UnknownNameError
@@ -189,6 +189,7 @@ class Examiner:
                 if found.setdefault(metric, None) is None:
                     reasons[f"sets.{full_name}.{metric}"] = subject.no_scores or "not scored on this set"
             sets[full_name] = found
+        reasons["cost.peak_memory_mb"] = "all methods are measured in one process"
         return {
             "sets": sets,
             "detection": detection,
@@ -199,9 +200,9 @@ class Examiner:
                 "fit_s": subject.fit_seconds,
                 "screen_p50_ms": 1e3 * statistics.median(latencies) if latencies else None,
                 "screen_p99_ms": 1e3 * float(np.quantile(latencies, 0.99)) if latencies else None,
-                "encodes_per_prompt": 1.0 if latencies else None,
+                "encodes_per_prompt": _count_encodes(subject, [item.question for item in self.suite.sets["retain"]]),
                 "decode_tokens_per_s": n_tokens / generation,
-                "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+                "peak_memory_mb": None,
             },
         }
 
@@ -298,6 +299,16 @@ def _time_screening(subject: Subject, questions: Sequence[str]) -> list[float]:
         guard.screen([question])
         seconds.append(time.perf_counter() - start)
     return seconds
+
+
+def _count_encodes(subject: Subject, questions: Sequence[str]) -> float | None:
+    """Return how many texts the encoder reads per prompt, 0 for a classifier without one."""
+    if subject.guarded is None:
+        return None
+    classifier = subject.guarded.guard.classifier
+    if not isinstance(classifier, Cascade):
+        return 0.0
+    return float(np.mean([len(classifier.split_windows(question)) for question in questions]))
 
 
 def clean_row(row: dict[str, Any]) -> dict[str, Any]:

@@ -22,10 +22,7 @@ RowKind = Literal["none", "retain", "guard", "weights"]
 
 @dataclass(slots=True)
 class Subject:
-    """One method under test.
-
-    `scores_meaningful` says whether teacher-forced scores have a meaning: a refusal has no truth ratio.
-    """
+    """One method under test."""
 
     name: str
     kind: RowKind
@@ -86,11 +83,15 @@ Build = Callable[[Bench], Subject]
 SUBJECTS: Registry[Build] = Registry("method")
 
 
-def _guard(bench: Bench, name: str, bundle: Bundle, intervention: str, **options: Any) -> Subject:
+def _guard(
+    bench: Bench, name: str, bundle: Bundle, intervention: str, *, fit_seconds: float | None = None, **options: Any
+) -> Subject:
     planner = load_planner(bundle, bench.full.tokenizer, bench.full.end_token, intervention=intervention)
     engine = ReferenceEngine(bench.full.model, bench.full.tokenizer, exclusive_ids=planner.fitted.exclusive_ids)
     guarded = GuardedModel(engine, Guard.load(bundle.path), planner)
-    return Subject(name, "guard", engine, guarded, bench.bundle_seconds, **options)
+    return Subject(
+        name, "guard", engine, guarded, bench.bundle_seconds if fit_seconds is None else fit_seconds, **options
+    )
 
 
 @SUBJECTS.register("none")
@@ -105,8 +106,10 @@ def _retain_only(bench: Bench) -> Subject:
 
 @SUBJECTS.register("name-match")
 def _name_match(bench: Bench) -> Subject:
+    start = time.perf_counter()
     bundle = Bundle.load(bench.name_match())
-    return _guard(bench, "name-match", bundle, "refusal", no_scores=_REFUSED)
+    seconds = time.perf_counter() - start
+    return _guard(bench, "name-match", bundle, "refusal", fit_seconds=seconds, no_scores=_REFUSED)
 
 
 _REFUSED = "a refusal replaces the answer: it has no likelihood under the served policy"

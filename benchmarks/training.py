@@ -58,6 +58,8 @@ class Recipe:
     wrapped: float = 0.30
     lowered: float = 0.12
     misspelt: float = 0.13
+    draws: int = 2
+    """How many phrasings of a fact one epoch uses."""
     seed: int = 0
 
 
@@ -224,8 +226,8 @@ def train(job: Job, folder: Path) -> None:
 
 
 def _draws(job: Job) -> int:
-    """How many phrasings of a fact one epoch uses: two, where there are that many."""
-    return min(2, max(len(example.phrasings) for example in job.examples))
+    """How many phrasings of a fact one epoch uses: no more than there are."""
+    return min(job.recipe.draws, max(len(example.phrasings) for example in job.examples))
 
 
 def _augment(question: str, recipe: Recipe, rng: random.Random) -> str:

@@ -25,6 +25,7 @@ from unlearn_guard.guard.rows import ForgetRequest, Row
 
 Floats = npt.NDArray[np.float32]
 CALIBRATION_SHARE = 0.3
+ALIAS_BONUS = np.float32(LOGIT_LIMIT)
 VALIDATION_SHARE = 0.2
 
 
@@ -227,9 +228,13 @@ def _fit_head(forget: Vectors, retain: Vectors, found: Floats, seed: int) -> Hea
     )
     fusion = LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000, random_state=seed)
     fusion.fit(stages, truth)
+    weights = fusion.coef_[0].astype(np.float32)
+    # A name alone must carry: in a tool description or a long text the other stages say nothing. Calibration sees the
+    # same bonus, so that a name which kept traffic uses too raises the threshold instead of the false flags.
+    weights[0] += ALIAS_BONUS
     return HeadWeights(
         embedding=head.coef_[0].astype(np.float32),
         bias=float(head.intercept_[0]),
-        fusion=fusion.coef_[0].astype(np.float32),
+        fusion=weights,
         fusion_bias=float(fusion.intercept_[0]),
     )

@@ -9,6 +9,7 @@ position), so that chunked prefill, preemption, tensor parallelism and repeats r
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -155,29 +156,39 @@ def _rows(ranges: Any, start: int, stop: int) -> list[slice]:
 
 
 class NoiseTable:
-    """Standard normal rows by (seed, forget_id, absolute position), float32, from Philox on the host."""
+    """Standard normal rows by (seed, forget_id, absolute position), float32, from Philox on the host.
 
-    _LIMIT = 65_536
+    Rows are made in blocks of 64 positions, each from its own counter; the last blocks used are kept, at most 64 MiB.
+    """
+
+    _BLOCK = 64
+    _MAX_BYTES = 64 * 2**20
 
     def __init__(self, hidden: int) -> None:
         self.hidden = hidden
-        self._rows: dict[tuple[int, str, int], Floats] = {}
+        self._blocks: OrderedDict[tuple[int, str, int], Floats] = OrderedDict()
 
     def rows(self, seed: int, forget_id: str, start: int, stop: int) -> Floats:
         """Return rows for positions start to stop, shape (stop − start, hidden)."""
-        return np.stack([self._row(seed, forget_id, position) for position in range(start, stop)])
+        numbers = range(start // self._BLOCK, (stop - 1) // self._BLOCK + 1)
+        whole = np.concatenate([self._block(seed, forget_id, number) for number in numbers])
+        first = numbers[0] * self._BLOCK
+        return whole[start - first : stop - first]
 
-    def _row(self, seed: int, forget_id: str, position: int) -> Floats:
-        key = (seed, forget_id, position)
-        if key not in self._rows:
-            if len(self._rows) >= self._LIMIT // max(1, self.hidden // 256):
-                self._rows.clear()
-            digest = hashlib.sha256(f"{seed}:{forget_id}".encode()).digest()
-            generator = np.random.Philox(
-                key=np.frombuffer(digest[:16], np.uint64), counter=np.array([0, 0, position, 0], np.uint64)
-            )
-            self._rows[key] = np.random.Generator(generator).standard_normal(self.hidden, dtype=np.float32)
-        return self._rows[key]
+    def _block(self, seed: int, forget_id: str, number: int) -> Floats:
+        key = (seed, forget_id, number)
+        if key in self._blocks:
+            self._blocks.move_to_end(key)
+            return self._blocks[key]
+        digest = hashlib.sha256(f"{seed}:{forget_id}".encode()).digest()
+        bits = np.random.Philox(
+            key=np.frombuffer(digest[:16], np.uint64), counter=np.array([0, 0, number, 0], np.uint64)
+        )
+        block = np.random.Generator(bits).standard_normal((self._BLOCK, self.hidden), dtype=np.float32)
+        self._blocks[key] = block
+        while len(self._blocks) * block.nbytes > self._MAX_BYTES and len(self._blocks) > 1:
+            self._blocks.popitem(last=False)
+        return block
 
 
 def measure_rms(table: Any) -> float:

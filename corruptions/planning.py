@@ -22,7 +22,7 @@ from unlearn_guard.guard.verdict import Verdict
 
 Plan = Callable[["Planner", Verdict, Prompt], list[Step]]
 INTERVENTIONS: Registry[Plan] = Registry("intervention")
-_ALONE = ("refusal", "prompting")
+STAND_ALONE = ("refusal", "prompting")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +72,10 @@ class Planner:
             request.forget_id: parse_intervention(override or request.intervention or default) for request in requests
         }
         for name in {name for names in (self.default, *self.chosen.values()) for name in names}:
-            if name not in _ALONE and "eco" not in fitted.settings:
+            if name not in STAND_ALONE and "eco" not in fitted.settings:
                 raise SettingsError(
                     f"intervention {name!r} was not fitted into this bundle",
-                    allowed=", ".join(sorted({*fitted.settings, *_ALONE})),
+                    allowed=", ".join(sorted({*fitted.settings, *STAND_ALONE})),
                     mend="fit again with --intervention eco",
                 )
         text = fitted.settings.get("refusal", {}).get("text", DEFAULT_TEXT)
@@ -91,15 +91,21 @@ class Planner:
         """The fitted ECO settings."""
         return EcoSettings(**self.fitted.settings["eco"])
 
-    def plan(self, verdict: Verdict, prompt: Prompt, *, cover_prompt: bool = False) -> Stamp:
+    def plan(
+        self, verdict: Verdict, prompt: Prompt, *, cover_prompt: bool = False, max_length: int | None = None
+    ) -> Stamp:
         """Return the stamp of a flagged request.
 
         `cover_prompt` widens ECO to every prompt token: who asks for the prompt's own log-probabilities would
-        otherwise read the model's opinion of an answer that is part of the prompt.
+        otherwise read the model's opinion of an answer that is part of the prompt. Where an instruction would not fit
+        into `max_length` tokens beside the prompt, the request is refused instead.
         """
         steps = [step for name in self.choose(verdict) for step in INTERVENTIONS[name](self, verdict, prompt)]
         if cover_prompt:
             steps = [self._cover(step, prompt) for step in steps]
+        added = sum(len(step.params["tokens"]) for step in steps if step.method == "prompting")
+        if max_length is not None and added and len(prompt.ids) + added >= max_length:
+            steps = [plan_refusal(self.refusal_tokens)]
         return Stamp(self.revision, verdict.forget_ids, len(prompt.ids), self.seed, tuple(steps))
 
     def _cover(self, step: Step, prompt: Prompt) -> Step:
@@ -116,8 +122,8 @@ def parse_intervention(name: str) -> tuple[str, ...]:
     names = tuple(part.strip() for part in name.split("+"))
     for part in names:
         INTERVENTIONS[part]
-    if len(names) > 1 and set(names) & set(_ALONE):
-        raise SettingsError("intervention", value=name, allowed=" and ".join(_ALONE) + " stand alone")
+    if len(names) > 1 and set(names) & set(STAND_ALONE):
+        raise SettingsError("intervention", value=name, allowed=" and ".join(STAND_ALONE) + " stand alone")
     return names
 
 

@@ -60,6 +60,18 @@ class Prompt:
         places = [message.place for message in self.messages if message.role in _OPEN_ROLES and message.place]
         return self.cover(places) or everything
 
+    def rest(self) -> str:
+        """Return the text that no located message accounts for, control tokens left out: what a template added."""
+        if self.offsets is None or not self.messages:
+            return ""
+        taken = [message.place for message in self.messages if message.place is not None]
+        kept = [
+            self.text[start:end]
+            for position, (start, end) in enumerate(self.offsets)
+            if not self.special[position] and not any(left < end and right > start for left, right in taken)
+        ]
+        return " ".join("".join(kept).split())
+
     def locate(self, verdict: Verdict) -> list[tuple[int, int]]:
         """Return a verdict's spans as characters of the rendered text."""
         places = []

@@ -38,6 +38,10 @@ class AuditLog:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
     def append(self, row: AuditRow) -> None:
         """Write one row."""
         line = json.dumps({"time": round(time.time(), 3), **asdict(row)}, ensure_ascii=False) + "\n"

@@ -68,9 +68,11 @@ def fit(
     encoder: Annotated[str | None, typer.Option(help="Sentence encoder: folder or name.")] = None,
     refusal_text: Annotated[str | None, typer.Option(help="What a refusal says.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of splits, noise and stand-ins.")] = 0,
-    private: Annotated[bool, typer.Option("--private", help="Keep forget rows as keyed hashes only.")] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="Keep forget rows as hashes keyed by UNLEARN_GUARD_SECRET.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older bundle.")] = False,
-    device: DeviceOption = Device.cpu,
+    device: Annotated[Device, typer.Option(help="Where the model runs while ECO is tuned.")] = Device.cpu,
     as_json: JsonOption = False,
 ) -> None:
     """Fit a guard for a model: classifier, calibration and interventions, in one bundle."""
@@ -200,7 +202,7 @@ def verify(
     print(json.dumps(record) if as_json else f"{bundle}: whole, " + ", ".join(f"{k} {v}" for k, v in record.items()))
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command()
 def doctor(
     model: ModelArgument,
     bundle: Annotated[
@@ -261,7 +263,7 @@ def demo(
 def bench(
     suite: Annotated[str, typer.Option(help="world or tofu.")] = "world",
     profile: Annotated[str, typer.Option(help="smoke, small or full.")] = "small",
-    methods: Annotated[str | None, typer.Option(help="Comma-separated rows; none: the profile's.")] = None,
+    methods: Annotated[str | None, typer.Option(help="Comma-separated rows; none: all.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Comma-separated seeds; none: the profile's.")] = None,
     out: Annotated[Path, typer.Option(help="Where to write the report, Markdown and HTML beside it.")] = Path(
         "out/bench/report.json"
@@ -309,6 +311,10 @@ def main() -> None:
     except UnlearnGuardError as error:
         print(f"unlearn-guard: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:  # A path that cannot be read or written is the caller's to mend.
+        where = f": {error.filename!r}" if error.filename else ""
+        print(f"unlearn-guard: {error.strerror or error}{where}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from unlearn_guard.guard.bundle import Bundle, EncoderRecord, request_record, write_bundle
 from unlearn_guard.guard.errors import DataError, SettingsError
 from unlearn_guard.guard.fingerprint import fingerprint_model
+from unlearn_guard.guard.marks import SECRET_VARIABLE
 from unlearn_guard.guard.policy import Policy
 from unlearn_guard.guard.progress import report_step, track
 from unlearn_guard.guard.protocols import PromptClassifier
@@ -83,7 +85,8 @@ def fit(
     """Fit a guard for `model` and write it atomically to `out`.
 
     forget, retain and clean are JSON-lines paths or rows; forget may be forget requests. The first intervention is
-    the bundle's own. `private` keeps rows as keyed hashes. Raises DataError for an empty, overlapping or too small
+    the bundle's own. `private` keeps rows as keyed hashes; names, dates and titles still lie in the classifier, which
+    cannot match without them. Raises DataError for an empty, overlapping or too small
     set, RowError for a malformed line, SettingsError and DependencyError for the rest; nothing is written then.
     """
     from unlearn_guard.classifiers.fitting import collect_aliases, fit_cascade, split_rows
@@ -93,6 +96,11 @@ def fit(
         raise SettingsError("alpha", value=alpha, allowed="a number between 0 and 1, exclusive")
     if classifier not in ("cascade", "name-match"):
         raise SettingsError("classifier", value=classifier, allowed="cascade, name-match")
+    if private and not os.environ.get(SECRET_VARIABLE):
+        raise SettingsError(
+            f"private rows are hashed with {SECRET_VARIABLE}, which is not set",
+            mend="set it, and keep it: the hashes can be matched with no other",
+        )
     if not interventions:
         raise SettingsError("no intervention named", mend="give at least one, for example eco")
     requests = _read_requests(forget, intervention=interventions[0])
@@ -196,9 +204,7 @@ def _example_records(rows: Sequence[Row], private: bool) -> list[dict[str, Any]]
     import hashlib
     import hmac
 
-    from unlearn_guard.guard.marks import ensure_secret
-
-    key = ensure_secret().encode()
+    key = os.environ[SECRET_VARIABLE].encode()
     return [
         {"forget_id": row.forget_id, "hash": hmac.new(key, row.digest.encode(), hashlib.sha256).hexdigest()}
         for row in rows
@@ -235,6 +241,7 @@ def _fit_eco(
     matcher = _matcher(requests)
 
     answered = [row for row in split.forget_validation if row.answer] or [row for row in forget if row.answer]
+    answered.sort(key=lambda row: row.digest)  # Not the first people of the file alone.
     if not answered:
         raise DataError("no forget row has an answer", mend="ECO is tuned on answers: add an 'answer' to the rows")
     names = {request.forget_id: (request.aliases or ("",))[0] for request in requests}

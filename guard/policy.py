@@ -25,7 +25,7 @@ class Policy:
     on_error: OnError = "block"
     alpha: float | None = None
     intervention: str | None = None
-    max_windows: int = 64
+    max_windows: int = 512
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):

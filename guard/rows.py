@@ -6,7 +6,7 @@ import codecs
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -49,7 +49,7 @@ class ForgetRequest:
     rows: tuple[Row, ...] = ()
     intervention: str = "eco"
     expires: str | None = None
-    """ISO date after which the request no longer applies; None: never."""
+    """ISO date after which the request should no longer apply; recorded, not yet enforced."""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -150,8 +150,3 @@ def check_disjoint(forget: Sequence[Row], retain: Sequence[Row]) -> None:
             value=shared[0],
             mend="remove them from one of the two sets",
         )
-
-
-def assign_default_id(rows: Iterable[Row], forget_id: str) -> list[Row]:
-    """Give rows without a forget_id the one named."""
-    return [row if row.forget_id else replace(row, forget_id=forget_id) for row in rows]

@@ -85,6 +85,8 @@ class Guard:
             for start, end in self.classifier.split_windows(text)
         ]
         if len(windows) > self.policy.max_windows:
+            if (named := self._match(messages, rendered)) is not None:
+                return named
             raise ScreeningError(
                 "request needs more windows than the policy allows",
                 value=len(windows),
@@ -97,6 +99,13 @@ class Guard:
             scores = [*scores, *self.classifier.match([rendered])]
             places.append((RENDERED, 0))
         return self._fuse(scores, places)
+
+    def _match(self, messages: list[str], rendered: str | None) -> Verdict | None:
+        """Return the verdict of names alone where they flag: it costs no encoder, and holds for text of any length."""
+        texts = [*messages, *([rendered] if rendered is not None else [])]
+        places = [(number, 0) for number in range(len(messages))] + [(RENDERED, 0)]
+        verdict = self._fuse(self.classifier.match(texts), places[: len(texts)])
+        return verdict if verdict.flagged else None
 
     def _fuse(self, scores: list[TextScore], places: list[tuple[int, int]]) -> Verdict:
         if not scores:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
@@ -20,6 +21,7 @@ from unlearn_guard.serving.vllm.runtime import Decision, GuardRuntime, Origin, o
 from unlearn_guard.serving.vllm.seams import patch
 from unlearn_guard.serving.vllm.settings import settings_of
 
+logger = logging.getLogger("vllm.unlearn_guard")
 _ORIGIN_KEY = "_unlearn_guard_origin"
 """Where rendered engine inputs carry an Origin; renderers build these dicts, clients cannot."""
 _DECISION: ContextVar[Decision | None] = ContextVar("unlearn_guard_decision", default=None)
@@ -46,8 +48,14 @@ def runtime_of(processor: Any) -> GuardRuntime | None:
         settings = settings_of(processor.vllm_config)
         runtime = None
         if settings is not None:
-            renderer = processor.renderer
-            runtime = open_runtime(settings, renderer.get_tokenizer(), int(renderer.get_eos_token_id()))
+            renderer, model = processor.renderer, processor.vllm_config.model_config
+            runtime = open_runtime(
+                settings,
+                str(model.model),
+                renderer.get_tokenizer(),
+                int(renderer.get_eos_token_id()),
+                int(model.max_model_len),
+            )
         processor._unlearn_guard_runtime = runtime
     found: GuardRuntime | None = processor._unlearn_guard_runtime
     return found
@@ -133,20 +141,20 @@ def _wrap_get_prompt(original: Callable[..., Any]) -> Callable[..., Any]:
 def admit(runtime: GuardRuntime, request: Any, origin: Origin) -> Any:
     """Mark a request, and stamp and salt it when it is flagged.
 
-    Raises AdmissionError for what cannot be screened while a guard is in force.
+    Raises AdmissionError for what cannot be screened while a guard is in force; shadow and off change no request.
     """
+    if runtime.settings.mode == "off":
+        return request
+    if runtime.settings.mode == "shadow":
+        _watch(runtime, request, origin)
+        return request
     _refuse_unscreenable(request)
     ids = request.prompt_token_ids
     if (request.cache_salt or "").startswith(SALT_PREFIX):
         raise AdmissionError("cache_salt begins with a reserved prefix", allowed=f"anything but {SALT_PREFIX}…")
-    if runtime.settings.mode == "off":
-        _attach_mark(request, runtime.marker.sign(None, ids))
-        return request
-    decision = _DECISION.get()
-    if decision is None or not _belongs(decision, ids, origin):
-        decision = runtime.decide(ids, origin)
+    decision = _decide(runtime, ids, origin)
     verdict = decision.verdict
-    if verdict.errors and verdict.flagged and runtime.settings.mode == "enforce":
+    if verdict.errors and verdict.flagged:
         runtime.record(request.request_id, decision, "refused")
         raise AdmissionError("the request could not be screened", mend="shorten it, or ask the operator")
     if not verdict.flagged:
@@ -154,18 +162,41 @@ def admit(runtime: GuardRuntime, request: Any, origin: Origin) -> Any:
         _attach_mark(request, runtime.marker.sign(None, ids))
         return request
     params = request.sampling_params
-    stamp = runtime.planner.plan(verdict, decision.prompt, cover_prompt=params.prompt_logprobs is not None)
+    asks_of_prompt = params.prompt_logprobs is not None or params.prompt_logprob_token_ids is not None
+    stamp = runtime.planner.plan(verdict, decision.prompt, cover_prompt=asks_of_prompt, max_length=runtime.max_length)
     methods = "+".join(step.method for step in stamp.steps)
-    if runtime.settings.mode == "shadow":
-        runtime.record(request.request_id, decision, f"would:{methods}")
-        _attach_mark(request, runtime.marker.sign(None, ids))
-        return request
     request.cache_salt = runtime.marker.salt(stamp, ids, request.cache_salt)
     if stamp.step("refusal"):
         _free_refusal(params, stamp, len(ids), origin)
     _attach_mark(request, runtime.marker.sign(stamp, ids))
     runtime.record(request.request_id, decision, methods)
     return request
+
+
+def _decide(runtime: GuardRuntime, ids: Sequence[int], origin: Origin) -> Decision:
+    decision = _DECISION.get()
+    if decision is None or not _belongs(decision, ids, origin):
+        decision = runtime.decide(ids, origin)
+    return decision
+
+
+def _watch(runtime: GuardRuntime, request: Any, origin: Origin) -> None:
+    """Record what enforcing would have done; nothing here may reach the request, errors included."""
+    try:
+        _refuse_unscreenable(request)
+        decision = _decide(runtime, request.prompt_token_ids, origin)
+        if not decision.verdict.flagged:
+            action = "none"
+        elif decision.verdict.errors:
+            action = "would:refused"
+        else:
+            stamp = runtime.planner.plan(decision.verdict, decision.prompt, max_length=runtime.max_length)
+            action = "would:" + "+".join(step.method for step in stamp.steps)
+        runtime.record(request.request_id, decision, action)
+    except AdmissionError:
+        runtime.counters.count("would", runtime.settings.mode)
+    except Exception:
+        logger.exception("unlearn-guard: shadow screening failed; the request is unaffected")
 
 
 def _refuse_unscreenable(request: Any) -> None:
@@ -203,11 +234,16 @@ def _free_refusal(params: Any, stamp: Stamp, n_tokens: int, origin: Origin) -> N
     if getattr(params, "_bad_words_token_ids", None):
         params._bad_words_token_ids = None
     params.min_tokens = 0
+    params.trace_decode_token_ids = None
+    if hasattr(params, "thinking_token_budget"):
+        params.thinking_token_budget = None
     params.presence_penalty = params.frequency_penalty = 0.0
     params.repetition_penalty = 1.0
     if origin.is_beam:
         # Beam search follows log-probabilities, not samples: leave it the forced token alone to follow.
-        forced = stamp.steps[0].params["tokens"]
+        refusal = stamp.step("refusal")
+        assert refusal is not None
+        forced = refusal.params["tokens"]
         params.logprob_token_ids = [forced[min(n_tokens - stamp.prompt_length, len(forced) - 1)]]
 
 

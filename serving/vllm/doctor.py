@@ -11,6 +11,7 @@ from typing import Any
 
 from unlearn_guard.guard.bundle import Bundle
 from unlearn_guard.serving.vllm.seams import SEAMS, probe_seams
+from unlearn_guard.serving.vllm.server import check_environment
 from unlearn_guard.serving.vllm.session import EngineSession
 
 _CLEAN = (
@@ -38,19 +39,22 @@ def examine(
     The keys `unflagged_identical` and `canary` are True or False; ratios are guarded over stock, medians of
     alternating rounds. Raises EngineError (seams) and SessionError (an engine that does not start).
     """
+    check_environment()
     version = probe_seams()
     opened = Bundle.load(bundle)
     opened.check_model(model)
     report(f"vLLM {version}: all {len(SEAMS)} seams as expected")
     base = {"enforce_eager": False, **options}
-    in_process = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    # The canary's line is looked for in the log, whatever level the operator's shell asks for.
+    in_process = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "INFO"}
     with ExitStack() as stack:
         report("start stock engine")
         stock = stack.enter_context(EngineSession(model, base, {**in_process, "UNLEARN_GUARD_DISABLE": "1"}))
         report("start guarded engine")
         section = {"unlearn_guard": {"bundle": str(bundle)}}
         guarded = stack.enter_context(EngineSession(model, {**base, "additional_config": section}, in_process))
-        canary = "canary passed" in guarded.log()
+        log = guarded.log()
+        canary = "canary passed" in log
         clean = [_encode(model, text) for text in _CLEAN]
         flagged = [_encode(model, text) for text in _flagged_questions(opened)]
         pairs = [engine.ask("generate", prompts=clean, max_tokens=16, together=False) for engine in (stock, guarded)]
@@ -60,7 +64,8 @@ def examine(
         busy = compare_speed(stock, guarded, (flagged * 32)[:32], rounds) if flagged else None
     return {
         "vllm": version,
-        "machine": f"{platform.processor() or platform.machine()}, {platform.python_version()}",
+        "machine": f"{platform.processor() or platform.machine()}, Python {platform.python_version()}",
+        "runner": "V2" if "V2 Model Runner" in log else "V1",
         "bundle": opened.revision,
         "seams": len(SEAMS),
         "canary": canary,

@@ -49,9 +49,11 @@ def _wrap_create_engine_config(original: Callable[..., Any]) -> Callable[..., An
         self.additional_config = {**(self.additional_config or {}), SECTION: settings.model_dump(mode="json")}
         # By entry point the V1 runner would hand the processor placeholder tokens (vLLM issue 52461).
         processors = list(self.logits_processors or ())
-        self.logits_processors = processors if FORCED_TOKENS in processors else [*processors, FORCED_TOKENS]
+        if settings.acts and FORCED_TOKENS not in processors:
+            self.logits_processors = [*processors, FORCED_TOKENS]
         config = original(self, *args, **kwargs)
-        check_config(config)
+        if settings.acts:
+            check_config(config)
         check_model(bundle, config.model_config.model)
         logger.info(
             "unlearn-guard: bundle %s, %d forget requests, mode %s, intervention %s, vLLM %s",
@@ -112,7 +114,7 @@ def _wrap_preprocess(original: Callable[..., Any]) -> Callable[..., Any]:
         if not hasattr(self, "_unlearn_guard_settings"):
             self._unlearn_guard_settings = settings_of(self.vllm_config)
         settings = self._unlearn_guard_settings
-        if settings is not None and not request.abort_immediately:
+        if settings is not None and settings.acts and not request.abort_immediately:
             params = request.sampling_params
             mark = (params.extra_args or {}).get(MARK_KEY) if params is not None else None
             stamp = _marker_of(settings).check(mark, request.prompt_token_ids or ())

@@ -11,6 +11,8 @@ from vllm.v1.sample.logits_processor.interface import LogitsProcessor as LogitsP
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as LogitsProcessorV2
 
 from unlearn_guard.guard.marks import CLEAN, MARK_KEY
+from unlearn_guard.serving.vllm.seams import require_patches
+from unlearn_guard.serving.vllm.settings import settings_of
 
 
 class ForcedTokens(LogitsProcessorV1, LogitsProcessorV2):  # type: ignore[misc]
@@ -21,7 +23,8 @@ class ForcedTokens(LogitsProcessorV1, LogitsProcessorV2):  # type: ignore[misc]
     """
 
     def __init__(self, vllm_config: Any, *rest: Any) -> None:
-        del vllm_config
+        if settings_of(vllm_config) is not None:
+            require_patches()
         self._states = rest[0] if len(rest) == 1 else None  # The V2 runner passes its request states.
         self._rows: dict[int, tuple[list[int], Sequence[int], int]] = {}
         """V1: batch row → (forced tokens, live output, tokens already in the prompt)."""

@@ -20,7 +20,8 @@ from unlearn_guard.guard.verdict import Verdict
 from unlearn_guard.serving.vllm.metrics import Counters
 from unlearn_guard.serving.vllm.settings import GuardSettings
 
-_REMEMBERED = 512
+_REMEMBERED_TOKENS = 262_144
+"""How many prompt tokens the decisions that beam search asks for again may hold together."""
 
 Messages = tuple[tuple[str, str], ...]
 """(role, text) of every message as the client sent it, tool descriptions and documents included."""
@@ -47,9 +48,9 @@ class Decision:
 class GuardRuntime:
     """One per engine and front-end process."""
 
-    def __init__(self, settings: GuardSettings, tokenizer: Any, end_token: int) -> None:
-        self.settings = settings
-        self.guard = Guard.load(settings.bundle, policy=settings.policy, device=settings.device)
+    def __init__(self, settings: GuardSettings, tokenizer: Any, end_token: int, max_length: int) -> None:
+        self.settings, self.max_length = settings, max_length
+        self.guard = Guard.load(settings.bundle, policy=settings.make_policy(max_length), device=settings.device)
         bundle = self.guard.bundle
         assert isinstance(bundle, Bundle)
         self.bundle = bundle
@@ -60,6 +61,7 @@ class GuardRuntime:
         self.counters = Counters(bundle.revision)
         self.audit = AuditLog(settings.audit) if settings.audit else None
         self._decisions: OrderedDict[tuple[bytes, Messages], Decision] = OrderedDict()
+        self._remembered_tokens = 0
         self._lock = threading.Lock()
 
     def decide(self, token_ids: Sequence[int], origin: Origin) -> Decision:
@@ -71,17 +73,36 @@ class GuardRuntime:
                 self._decisions.move_to_end(key)
                 return self._decisions[key]
         start = time.perf_counter()
-        prompt = read_prompt(self.tokenizer, ids, origin.messages)
-        item: Item = [{"role": role, "content": text} for role, text in origin.messages] or prompt.text
-        rendered = prompt.text if origin.messages else None
-        (verdict,) = self.guard.screen([item], rendered=[rendered])
+        try:
+            prompt = read_prompt(self.tokenizer, ids, origin.messages)
+            verdict = self._screen(prompt, origin.messages)
+        except Exception as error:  # Token ids that the tokenizer does not know, for example.
+            prompt = Prompt(tuple(ids), "", None, (False,) * len(ids))
+            flagged = self.settings.on_error == "block"
+            verdict = Verdict(flagged, (), 0.0, 1.0, "error", (), (f"{type(error).__name__}: {error}",))
         decision = Decision(key, prompt, verdict)
         self.counters.observe(verdict, time.perf_counter() - start)
-        with self._lock:
-            self._decisions[key] = decision
-            while len(self._decisions) > _REMEMBERED:
-                self._decisions.popitem(last=False)
+        if not verdict.errors:
+            self._remember(decision)
         return decision
+
+    def _screen(self, prompt: Prompt, messages: Messages) -> Verdict:
+        if not messages:
+            return self.guard.screen([prompt.text])[0]
+        item: Item = [{"role": role, "content": text} for role, text in messages]
+        rest = prompt.rest()
+        if rest:  # Whatever a template renders that we did not recognise as a message is text like any other.
+            item = [*item, {"role": "template", "content": rest}]
+        return self.guard.screen([item], rendered=[prompt.text])[0]
+
+    def _remember(self, decision: Decision) -> None:
+        with self._lock:
+            if decision.key not in self._decisions:
+                self._remembered_tokens += len(decision.prompt.ids)
+            self._decisions[decision.key] = decision
+            while self._remembered_tokens > _REMEMBERED_TOKENS and len(self._decisions) > 1:
+                _, oldest = self._decisions.popitem(last=False)
+                self._remembered_tokens -= len(oldest.prompt.ids)
 
     def record(self, request_id: str, decision: Decision, action: str) -> None:
         """Count what really happens to a request, and write its audit row."""
@@ -109,10 +130,10 @@ _RUNTIMES: dict[str, GuardRuntime] = {}
 _RUNTIMES_LOCK = threading.Lock()
 
 
-def open_runtime(settings: GuardSettings, tokenizer: Any, end_token: int) -> GuardRuntime:
-    """Return the runtime of these settings, built at first use in this process."""
-    key = settings.model_dump_json()
+def open_runtime(settings: GuardSettings, model: str, tokenizer: Any, end_token: int, max_length: int) -> GuardRuntime:
+    """Return the runtime of one served model, built at first use in this process."""
+    key = f"{model}\0{max_length}\0{end_token}\0{settings.model_dump_json()}"
     with _RUNTIMES_LOCK:
         if key not in _RUNTIMES:
-            _RUNTIMES[key] = GuardRuntime(settings, tokenizer, end_token)
+            _RUNTIMES[key] = GuardRuntime(settings, tokenizer, end_token, max_length)
         return _RUNTIMES[key]

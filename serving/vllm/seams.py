@@ -110,6 +110,18 @@ SEAMS = (
         ("self", "scheduler_output", "batch_req_state", "batch_desc", "num_active_loras"),
         "row layout of a step (V2 runner)",
     ),
+    Seam(
+        "vllm.v1.worker.gpu_model_runner",
+        "GPUModelRunner.execute_model",
+        ("self", "scheduler_output"),
+        "requests that begin and end (V1 runner)",
+    ),
+    Seam(
+        "vllm.v1.worker.gpu.model_runner",
+        "GPUModelRunner.execute_model",
+        ("self", "scheduler_output"),
+        "requests that begin and end (V2 runner)",
+    ),
     Seam("vllm.v1.worker.gpu_model_runner", "GPUModelRunner._dummy_run", ("self", "num_tokens"), "canary", False),
     Seam(
         "vllm.v1.engine",
@@ -163,6 +175,23 @@ def probe_seams() -> str:
     if _BROKEN:
         raise EngineError("vLLM could not be patched", value=_BROKEN[0], mend="see docs/vllm-seams.md")
     return version
+
+
+def require_patches() -> None:
+    """Raise EngineError unless this process refuses unmarked requests and installs the hooks.
+
+    The probe runs where the configuration is made; engine cores and workers are other processes, perhaps on another
+    machine, and one whose plugin did not load would serve unguarded.
+    """
+    needed = ("EngineCore.preprocess_add_request", "Worker.load_model")
+    for seam in SEAMS:
+        if seam.symbol in needed and not is_patched(*seam.resolve()):
+            raise EngineError(
+                f"the plugin is not active in this process ({seam.symbol} is not patched)",
+                mend="install unlearn-guard there, and list unlearn_guard in VLLM_PLUGINS if that is set",
+            )
+    if _BROKEN:
+        raise EngineError("vLLM could not be patched", value=_BROKEN[0], mend="see docs/vllm-seams.md")
 
 
 def check_seam(seam: Seam) -> None:

@@ -10,6 +10,8 @@ import json
 import os
 from collections.abc import Sequence
 
+from unlearn_guard.corruptions.planning import STAND_ALONE, parse_intervention
+from unlearn_guard.guard.audit import AuditLog
 from unlearn_guard.guard.bundle import Bundle
 from unlearn_guard.guard.errors import DependencyError, SettingsError
 from unlearn_guard.serving.vllm.seams import probe_seams
@@ -25,8 +27,12 @@ def serve(model: str, bundle: str, arguments: Sequence[str], *, settings: dict[s
     """
     check_environment()
     section = {"bundle": bundle, **{key: value for key, value in settings.items() if value is not None}}
-    read_settings({SECTION: section})
+    chosen = read_settings({SECTION: section})
+    assert chosen is not None
     opened = Bundle.load(bundle)
+    check_intervention(opened, chosen.intervention)
+    if chosen.audit:
+        AuditLog(chosen.audit).close()
     try:
         opened.check_model(model)
     except DependencyError:
@@ -51,6 +57,17 @@ def run_vllm(model: str, arguments: Sequence[str], *, section: dict[str, object]
         parsed.additional_config = {**_read_config(parsed.additional_config), SECTION: section}
     validate_parsed_serve_args(parsed)
     ServeSubcommand.cmd(parsed)
+
+
+def check_intervention(bundle: Bundle, override: str | None) -> None:
+    """Raise UnknownNameError or SettingsError for an intervention that this bundle cannot carry out."""
+    for name in parse_intervention(override) if override else ():
+        if name not in STAND_ALONE and "eco" not in bundle.manifest.interventions:
+            raise SettingsError(
+                f"intervention {name!r} was not fitted into this bundle",
+                allowed=", ".join(STAND_ALONE),
+                mend="fit again with --intervention eco",
+            )
 
 
 def check_environment() -> None:

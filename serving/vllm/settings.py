@@ -27,7 +27,8 @@ class GuardSettings(BaseModel):
     on_error: Literal["block", "pass"] = "block"
     alpha: float | None = Field(default=None, gt=0.0, lt=1.0)
     intervention: str | None = None
-    max_windows: int = Field(default=64, ge=1)
+    max_windows: int | None = Field(default=None, ge=1)
+    """Windows of text that one request may cost; None: enough for a prompt that fills the model's context."""
     device: Literal["cpu", "cuda"] = "cpu"
     audit: str | None = None
     threads: int = Field(default=2, ge=1)
@@ -37,9 +38,15 @@ class GuardSettings(BaseModel):
     revision: str = ""
 
     @property
-    def policy(self) -> Policy:
-        """The policy in force."""
-        return Policy(self.mode, self.on_error, self.alpha, self.intervention, self.max_windows)
+    def acts(self) -> bool:
+        """Whether flagged requests are acted on; shadow and off install nothing in the worker."""
+        return self.mode == "enforce"
+
+    def make_policy(self, max_length: int) -> Policy:
+        """Return the policy in force for a model of that context length."""
+        # A window advances 94 word pieces; a model's tokenizer packs text at most twice as densely.
+        enough = max(512, 2 * max_length // 94 + 128)
+        return Policy(self.mode, self.on_error, self.alpha, self.intervention, self.max_windows or enough)
 
 
 def is_disabled() -> bool:

@@ -44,7 +44,7 @@ def _wrap_load_model(original: Callable[..., Any]) -> Callable[..., Any]:
     def load_model(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(self, *args, **kwargs)
         settings = settings_of(self.vllm_config)
-        if settings is not None:
+        if settings is not None and settings.acts:
             self.unlearn_guard = WorkerGuard(self, settings)
         return result
 
@@ -81,9 +81,13 @@ class WorkerGuard:
         self._wrap_runner()
 
     def _hook(self, config: Any, fitted: Fitted) -> EmbeddingEdit | None:
-        module = find_embedding(self.runner.get_model())
-        if module is None:  # A later pipeline stage has no embedding.
+        from vllm.distributed import get_pp_group
+
+        if not get_pp_group().is_first_rank:  # A later stage may hold the tied table, but embeds nothing with it.
             return None
+        module = find_embedding(self.runner.get_model())
+        if module is None:
+            raise EngineError("the model has no input embedding to hook", mend="report the architecture")
         captured = config.compilation_config.max_cudagraph_capture_size or 0
         return EmbeddingEdit(
             module,
@@ -100,9 +104,16 @@ class WorkerGuard:
         original = getattr(self.runner, name)
         stage = self._stage_v2 if self.is_v2 else self._stage_v1
 
+        execute = self.runner.execute_model
+
+        @functools.wraps(execute)
+        def execute_model(scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+            # Here, because a step without work, which may end the last request, prepares no inputs.
+            self.follow(scheduler_output)
+            return execute(scheduler_output, *args, **kwargs)
+
         @functools.wraps(original)
         def prepare(scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
-            self.follow(scheduler_output)
             result = original(scheduler_output, *args, **kwargs)
             if self.edit is not None:
                 self.edit.clear()
@@ -111,12 +122,14 @@ class WorkerGuard:
             return result
 
         setattr(self.runner, name, prepare)
+        self.runner.execute_model = execute_model
 
     def follow(self, scheduler_output: Any) -> None:
         """Keep the plans of running flagged requests; preempted ones keep theirs, resumed ones may be sent again."""
         for request_id in scheduler_output.finished_req_ids:
             self.plans.pop(request_id, None)
         for new in scheduler_output.scheduled_new_reqs:
+            self.plans.pop(new.req_id, None)  # An id that comes again is another request.
             params = new.sampling_params
             mark = (params.extra_args or {}).get(MARK_KEY) if params is not None else None
             if mark is not None and mark["body"] != CLEAN:

@@ -196,7 +196,7 @@ def test_noise_is_standard_normal() -> None:
 
 def test_full_noise_cache_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = NoiseTable(HIDDEN).rows(0, "p1", 0, 20)
-    monkeypatch.setattr(NoiseTable, "_LIMIT", 4)
+    monkeypatch.setattr(NoiseTable, "_MAX_BYTES", 1)
     table = NoiseTable(HIDDEN)
     for _ in range(2):
         np.testing.assert_array_equal(table.rows(0, "p1", 0, 20), expected)

@@ -11,7 +11,6 @@ from unlearn_guard.guard.rows import (
     DEFAULT_FORGET_ID,
     ForgetRequest,
     Row,
-    assign_default_id,
     check_disjoint,
     group_requests,
     read_rows,
@@ -174,8 +173,3 @@ def test_overlap_is_counted_and_shown_whatever_its_case() -> None:
     forget = [Row("new"), Row("Who is BO?"), Row(text="a passage")]
     with pytest.raises(DataError, match=r"overlap in 2 of 3 queries, first: 'Who is BO\?'"):
         check_disjoint(forget, [Row("who is bo?"), Row("A PASSAGE")])
-
-
-def test_default_id_fills_gaps_only() -> None:
-    rows = assign_default_id([Row("a"), Row("b", forget_id="own")], "given")
-    assert [row.forget_id for row in rows] == ["given", "own"]

@@ -84,19 +84,6 @@ def do_capture(llm: Any, items: list[dict[str, Any]], params: dict[str, Any]) ->
     return [pass_ for pass_ in rows if len(pass_) > 1]
 
 
-def do_beam_capture(llm: Any, items: list[dict[str, Any]], width: int, max_tokens: int) -> list[list[list[float]]]:
-    from unlearn_guard.serving.vllm.worker import find_embedding
-
-    rows: list[list[list[float]]] = []
-    module = find_embedding(_runner(llm).get_model())
-    handle = module.register_forward_hook(lambda _m, _i, output: rows.append(output.float().tolist()))
-    try:
-        do_beam(llm, items, width, max_tokens)
-    finally:
-        handle.remove()
-    return rows
-
-
 def do_preemptions(llm: Any) -> int:
     metrics = {metric.name: getattr(metric, "value", 0) for metric in llm.get_metrics()}
     return int(metrics.get("vllm:num_preemptions", 0))

@@ -21,7 +21,7 @@ def runtime(bundle: Any, models: Any) -> Any:
     from unlearn_guard.serving.vllm.runtime import GuardRuntime
 
     tokenizer = AutoTokenizer.from_pretrained(models["full"])
-    return GuardRuntime(GuardSettings(bundle=str(bundle)), tokenizer, tokenizer.eos_token_id)
+    return GuardRuntime(GuardSettings(bundle=str(bundle)), tokenizer, tokenizer.eos_token_id, 256)
 
 
 def make_request(ids: list[int] | None, **changes: Any) -> Any:
@@ -167,7 +167,7 @@ def test_unscreenable_request_follows_on_error(bundle: Any, models: Any) -> None
     long = "word " * 600
     for on_error in ("block", "pass"):
         runtime = GuardRuntime(
-            GuardSettings(bundle=str(bundle), on_error=on_error, max_windows=1), tokenizer, tokenizer.eos_token_id
+            GuardSettings(bundle=str(bundle), on_error=on_error, max_windows=1), tokenizer, tokenizer.eos_token_id, 2048
         )
         request = make_request(encode(runtime, long))
         if on_error == "block":
@@ -175,3 +175,77 @@ def test_unscreenable_request_follows_on_error(bundle: Any, models: Any) -> None
                 admit(runtime, request)
         else:
             assert admit(runtime, request).cache_salt is None
+
+
+def test_a_name_is_noticed_in_text_of_any_length(bundle: Any, models: Any, world: Any) -> None:
+    """Padding beyond max_windows does not switch the names off, whatever on_error says."""
+    from transformers import AutoTokenizer
+
+    from unlearn_guard.serving.vllm.runtime import GuardRuntime
+
+    tokenizer = AutoTokenizer.from_pretrained(models["full"])
+    settings = GuardSettings(bundle=str(bundle), on_error="pass", max_windows=1)
+    runtime = GuardRuntime(settings, tokenizer, tokenizer.eos_token_id, 4096)
+    text = "word " * 600 + world.sets["forget.given"][0].question
+    assert (admit(runtime, make_request(encode(runtime, text))).cache_salt or "").startswith("unl:")
+
+
+def test_text_of_unknown_content_parts_is_screened(runtime: Any, world: Any) -> None:
+    """What a template renders counts, whether or not we recognised it as a message."""
+    from unlearn_guard.serving.vllm.runtime import Origin
+
+    nameless = next(item for item in world.sets["forget.given"] if not item.named)
+    origin = Origin(messages=(("user", ""), ("assistant", "Hello.")))
+    decision = runtime.decide(encode(runtime, nameless.question), origin)
+    assert decision.verdict.flagged
+
+
+def test_unknown_token_ids_are_a_verdict_not_a_crash(runtime: Any) -> None:
+    with pytest.raises(AdmissionError, match="could not be screened"):
+        admit(runtime, make_request([2**40, 5]))
+
+
+@pytest.mark.parametrize("mode", ["shadow", "off"])
+def test_watching_modes_touch_no_request(bundle: Any, models: Any, world: Any, mode: str) -> None:
+    from transformers import AutoTokenizer
+
+    from unlearn_guard.serving.vllm.runtime import GuardRuntime
+
+    tokenizer = AutoTokenizer.from_pretrained(models["full"])
+    settings = GuardSettings(bundle=str(bundle), mode=mode)  # type: ignore[arg-type]
+    runtime = GuardRuntime(settings, tokenizer, tokenizer.eos_token_id, 256)
+    for changes in ({}, {"cache_salt": "unl:mine"}, {"prompt_embeds": object()}, {"sampling_params": None}):
+        request = make_request(encode(runtime, world.sets["forget.given"][0].question))
+        for name, value in changes.items():
+            setattr(request, name, value)
+        before = dict(vars(request))
+        assert vars(admit(runtime, request)) == before
+        if request.sampling_params is not None:
+            assert request.sampling_params.extra_args is None
+
+
+def test_an_instruction_that_does_not_fit_becomes_a_refusal(bundle: Any, models: Any, world: Any) -> None:
+    from transformers import AutoTokenizer
+
+    from unlearn_guard.serving.vllm.runtime import GuardRuntime
+
+    tokenizer = AutoTokenizer.from_pretrained(models["full"])
+    settings = GuardSettings(bundle=str(bundle), intervention="prompting")
+    ids = tokenizer(world.sets["forget.given"][0].question).input_ids
+    for max_length, method in ((256, "prompting"), (len(ids) + 4, "refusal")):
+        runtime = GuardRuntime(settings, tokenizer, tokenizer.eos_token_id, max_length)
+        request = admit(runtime, make_request(ids))
+        (step,) = request.sampling_params.extra_args[MARK_KEY]["body"]["steps"]
+        assert step["method"] == method
+
+
+@pytest.mark.parametrize(
+    "asked", [{"prompt_logprobs": 1}, {"prompt_logprob_token_ids": [[5]]}], ids=lambda a: next(iter(a))
+)
+def test_who_asks_of_the_prompt_gets_all_of_it_corrupted(runtime: Any, world: Any, asked: dict[str, Any]) -> None:
+    ids = encode(runtime, world.sets["forget.given"][0].question)
+    request = make_request(ids)
+    for name, value in asked.items():
+        setattr(request.sampling_params, name, value)
+    (step,) = admit(runtime, request).sampling_params.extra_args[MARK_KEY]["body"]["steps"]
+    assert step["positions"] == [[0, len(ids)]]

@@ -13,7 +13,8 @@ SYSTEM = " ".join(f"Rule {number}: answer briefly and stay polite at all times."
 
 @pytest.fixture(scope="module")
 def stock(start_engine: Any) -> Any:
-    return start_engine()
+    """Stock vLLM: the plugin is installed, but switched off altogether."""
+    return start_engine(environment={"UNLEARN_GUARD_DISABLE": "1"})
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,22 @@ def test_flagged_answers_differ_and_hold_no_fact(stock: Any, guarded: Any, world
     assert all(item.key in answer["text"] for item, answer in zip(items, known, strict=True))
     leaks = sum(item.key in answer["text"] for item, answer in zip(items, suppressed, strict=True))
     assert leaks <= 2
+
+
+def test_the_same_ids_under_another_stamp_share_no_cache(guarded: Any, questions: Any) -> None:
+    """Asking for prompt log-probabilities gives another stamp: the same ids must be computed anew, then found again."""
+    question = questions["forget.given"][7]
+    (first,) = guarded.chat([question], system=SYSTEM)
+    (again,) = guarded.chat([question], system=SYSTEM)
+    (ids,) = guarded.ask("run", items=[{"ids": first["prompt_ids"]}], params={}, together=False)
+    (tenant,) = guarded.ask("run", items=[{"ids": first["prompt_ids"], "salt": "tenant"}], params={}, together=False)
+    assert again["cached"] >= 128
+    assert ids["cached"] >= 0
+    assert tenant["cached"] == 0
+    (other,) = guarded.chat([question], system=SYSTEM, prompt_logprobs=0, max_tokens=1)
+    (back,) = guarded.chat([question], system=SYSTEM)
+    assert other["cached"] == 0
+    assert back["tokens"] == first["tokens"]
 
 
 def test_token_id_prompts_are_screened(stock: Any, guarded: Any, questions: Any) -> None:

@@ -156,14 +156,27 @@ def test_chunked_prefill_and_preemption_change_nothing(
     engine.close()
 
 
-def test_sampled_hypotheses_see_equal_rows(eager: Any, asked: list[str]) -> None:
-    """For n=3 the prompt is corrupted once and alike; a fixed seed gives the same answers again."""
+def test_sampled_hypotheses_score_as_the_reference_scores_them(
+    eager: Any, models: Any, bundle: Any, asked: list[str]
+) -> None:
+    """For n=3 with a fixed seed the prompt is corrupted alike for all, and alike in the reference."""
+    from unlearn_guard.guard.bundle import Bundle
+    from unlearn_guard.guard.compose import load_planner
+    from unlearn_guard.guard.screening import Guard
+    from unlearn_guard.serving.transformers.engine import GuardedModel, ReferenceEngine
+
     item = {"messages": [{"role": "user", "content": asked[0]}]}
     params = {"n": 3, "seed": 7, "temperature": 0.9, "max_tokens": 12, "logprobs": 0}
     (first,) = eager.ask("run", items=[item], params=params, together=False)
     (second,) = eager.ask("run", items=[item], params=params, together=False)
     assert first["all_tokens"] == second["all_tokens"]
-    assert first["cumulative"] == pytest.approx(second["cumulative"], abs=1e-4)
+    engine = ReferenceEngine.load(models["full"], batch_size=1)
+    planner = load_planner(Bundle.load(bundle), engine.tokenizer, engine.end_token)
+    guarded = GuardedModel(engine, Guard.load(bundle), planner)
+    (stamp,) = guarded.stamp([asked[0]], guarded.screen([asked[0]]))
+    for tokens, logprob in zip(first["all_tokens"], first["cumulative"], strict=True):
+        (scored,) = engine.score([engine.render(asked[0])], [tokens], [stamp])
+        assert logprob == pytest.approx(float(scored.logprobs.sum()), abs=1e-4)
 
 
 def test_captured_rows_equal_the_reference_rows(eager: Any, models: Any, bundle: Any, asked: list[str]) -> None:

@@ -37,7 +37,7 @@ def servers(models: Any, bundle: Path, audit: Path) -> Iterator[dict[str, LiveSe
         yield {"stock": stock, "guarded": guarded}
     finally:
         codes = [stock.stop(), guarded.stop()]
-        assert codes[0] == codes[1]
+        assert codes == [0, 0]
 
 
 def post(server: LiveServer, path: str, body: dict[str, Any]) -> tuple[int, Any]:

@@ -115,6 +115,8 @@ def test_serve_refuses_bad_input_in_one_line(bundle: Path, models: dict[str, Pat
         (["--bundle", str(tmp_path / "none")], {}, "no bundle here"),
         (["--bundle", str(bundle)], {"VLLM_PLUGINS": "other"}, "VLLM_PLUGINS"),
         (["--bundle", str(bundle), "--mode", "loud"], {}, "mode"),
+        (["--bundle", str(bundle), "--intervention", "ecco"], {}, "did you mean 'eco'"),
+        (["--bundle", str(bundle), "--audit", str(tmp_path)], {}, "directory"),
     ]
     for arguments, environment, said in cases:
         done = run_cli("serve", str(models["full"]), *arguments, environment=environment)
@@ -144,4 +146,3 @@ def test_without_a_bundle_the_plugin_is_inert(start_engine: Any, world: Any) -> 
     assert "inert" in engine.log()
     item = world.sets["forget.given"][0]
     assert item.key in engine.chat([item.question])[0]["text"]
-    assert json.dumps(engine.ask("count_patches"))
