@@ -227,7 +227,7 @@ def _fit_eco(
     from unlearn_guard.serving.transformers.engine import ReferenceEngine
 
     with report_step(f"load {Path(model).name} to tune ECO"):
-        engine = ReferenceEngine.load(model, device=device)
+        engine = ReferenceEngine.load(model, device=device, dtype="float32" if device == "cpu" else "auto")
     forget = [*split.forget_train, *split.forget_validation]
     kept = [*split.retain_train, *split.retain_validation]
     common_words = count_common_words(kept)

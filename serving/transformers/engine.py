@@ -47,10 +47,11 @@ class ReferenceEngine:
     def load(
         cls, folder: str | Path, *, device: str = "cpu", dtype: str = "float32", **options: Any
     ) -> ReferenceEngine:
-        """Load a model and its tokenizer from a folder or by hub name."""
+        """Load a model and its tokenizer from a folder or by hub name; dtype `auto` is the checkpoint's own."""
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).to(device)
+        kind = dtype if dtype == "auto" else getattr(torch, dtype)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=kind).to(device)
         return cls(model, AutoTokenizer.from_pretrained(folder), **options)
 
     def render(self, question: str, *, system: str = "") -> list[int]:

@@ -1,7 +1,8 @@
 """The entry point of group `vllm.general_plugins`.
 
 Nothing is imported at module level: vLLM logs and swallows import errors of plugins, and a guard must not vanish
-silently. All work, and all raising, happens inside `register`.
+silently. All work happens inside `register`. A vLLM that cannot be patched is remembered rather than raised here, and
+held against the first engine that names a bundle: without one, the plugin must not stop anybody's server.
 """
 
 

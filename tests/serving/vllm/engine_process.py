@@ -53,9 +53,12 @@ def do_unmarked(llm: Any, question: str) -> str:
         cache_salt=None,
         data_parallel_rank=None,
     )
-    llm.llm_engine.add_request("skipped-admission", request, request.sampling_params)
-    while llm.llm_engine.has_unfinished_requests():
-        llm.llm_engine.step()
+    try:
+        llm.llm_engine.add_request("skipped-admission", request, request.sampling_params)
+        while llm.llm_engine.has_unfinished_requests():
+            llm.llm_engine.step()
+    finally:  # vLLM's front-end remembers a request that its engine refused, and would wait for it.
+        llm.llm_engine.abort_request([request.request_id], internal=True)
     return "accepted"
 
 
