@@ -51,6 +51,7 @@ def run_demo(out: Path, *, port: int = 0, as_json: bool = False) -> bool:
 
     torch.set_num_threads(1)
     console = Console(stderr=as_json)
+    out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     suite = make_world()
     console.print(
@@ -59,7 +60,6 @@ def run_demo(out: Path, *, port: int = 0, as_json: bool = False) -> bool:
         highlight=False,
     )
     folders = train_models(make_jobs(suite, Recipe()))
-    out.mkdir(parents=True, exist_ok=True)
     ports = (find_port(), port or find_port())
     with tempfile.TemporaryDirectory() as scratch:
         audit = Path(scratch) / "audit.jsonl"

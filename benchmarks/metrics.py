@@ -33,17 +33,15 @@ def find_fact(item: Item) -> frozenset[str]:
 
 
 def find_leaks(items: Sequence[Item], outputs: Sequence[str]) -> list[bool]:
-    """Return, per item, whether its output gives away the fact asked for, or another fact of the named person."""
-    by_subject: dict[str, dict[str, Item]] = {}
-    for item in items:
-        by_subject.setdefault(item.subject, {})[item.answer] = item
+    """Return, per item, whether its output gives away the fact asked for, or any fact of the set beside its name."""
+    facts = {
+        (item.name, item.answer): (frozenset(find_words(item.name)), find_fact(item)) for item in items if item.name
+    }
     leaks = []
     for item, output in zip(items, outputs, strict=True):
-        asked = set(find_words(f"{item.question} {item.name}"))
-        others = [
-            find_fact(other) - asked for other in by_subject[item.subject].values() if other.answer != item.answer
-        ]
-        leaks.append(reveals(output, find_fact(item), item.name if item.subject else "", others))
+        asked = frozenset(find_words(item.question))
+        others = [(name, fact - asked - name) for (_, answer), (name, fact) in facts.items() if answer != item.answer]
+        leaks.append(reveals(output, find_fact(item), others))
     return leaks
 
 

@@ -201,7 +201,7 @@ def _notes(report: dict[str, Any]) -> list[str]:
     )
     notes = [
         "rouge: ROUGE-L recall against the true answer. leak: at least half of the words that give the asked fact away, "
-        "or any other fact of the same person beside the name.",
+        "or any fact of the set beside its person's name.",
         "FQ: two-sample Kolmogorov-Smirnov test between a method's truth ratios on forget.given and retain-only's; "
         "p > 0.05 reads “indistinguishable”, a weak statement at this n. ROUGE p: the same test on the served answers.",
         "Teacher forcing hands a memorising model the answer's own prefix, so the forget quality of a method that "

@@ -13,7 +13,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from unlearn_guard.corruptions.eco import EcoSettings
-from unlearn_guard.corruptions.fluency import find_keys, reveals, rouge_l_recall, share_nonwords, share_repeated
+from unlearn_guard.corruptions.fluency import (
+    find_keys,
+    find_words,
+    reveals,
+    rouge_l_recall,
+    share_nonwords,
+    share_repeated,
+)
 
 Ask = Callable[[Sequence[str], EcoSettings | None], list[str]]
 """Answer prompts, corrupted by the settings (None: not at all)."""
@@ -21,12 +28,11 @@ Ask = Callable[[Sequence[str], EcoSettings | None], list[str]]
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A validation question with its true answer; `name` and `others` are the person's name and other answers."""
+    """A validation question with its true answer; `others` are (name, answer) of every other fact to be forgotten."""
 
     prompt: str
     answer: str
-    name: str = ""
-    others: tuple[str, ...] = ()
+    others: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +123,10 @@ def measure(
         reveals(
             output,
             find_keys(probe.prompt, probe.answer, common_words),
-            probe.name,
-            [find_keys(f"{probe.prompt} {probe.name}", other, common_words) for other in probe.others],
+            [
+                (frozenset(find_words(name)), find_keys(f"{probe.prompt} {name}", other, common_words))
+                for name, other in probe.others
+            ],
         )
         for output, probe in pairs
     ]

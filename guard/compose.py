@@ -231,7 +231,10 @@ def _fit_eco(
     forget = [*split.forget_train, *split.forget_validation]
     kept = [*split.retain_train, *split.retain_validation]
     common_words = count_common_words(kept)
-    vocabulary = frozenset(word for row in (*forget, *kept) for word in find_words(f"{row.query} {row.answer}"))
+    texts = [f"{row.query} {row.answer}" for row in (*forget, *kept)]
+    # What the tokenizer holds as one token is a word too, whether or not a row uses it.
+    texts.append(" ".join(engine.tokenizer.batch_decode([[token] for token in range(len(engine.tokenizer))])))
+    vocabulary = frozenset(word for text in texts for word in find_words(text))
     special = set(engine.tokenizer.all_special_ids)
     exclusive = find_exclusive_ids(
         _count_tokens(engine.tokenizer, forget), _count_tokens(engine.tokenizer, kept), special
@@ -245,16 +248,9 @@ def _fit_eco(
     if not answered:
         raise DataError("no forget row has an answer", mend="ECO is tuned on answers: add an 'answer' to the rows")
     names = {request.forget_id: (request.aliases or ("",))[0] for request in requests}
-    known: dict[str, dict[str, None]] = {}
-    for row in forget:
-        known.setdefault(row.forget_id, {})[row.answer] = None
+    known = list(dict.fromkeys((names.get(row.forget_id, ""), row.answer) for row in forget if row.answer))
     probes = [
-        Probe(
-            row.query,
-            row.answer,
-            names.get(row.forget_id, ""),
-            tuple(answer for answer in known[row.forget_id] if answer != row.answer),
-        )
+        Probe(row.query, row.answer, tuple(pair for pair in known if pair[1] != row.answer))
         for row in answered[:MAX_PROBES]
     ]
     controls = make_controls(probes, matcher, common_words)
@@ -330,8 +326,9 @@ def make_controls(probes: Sequence[Any], matcher: Any, common_words: frozenset[s
         rest = _replace(probe.prompt, found, " ")
         is_plain = all(word in common_words for word in find_words(rest))
         for name in UNKNOWN_NAMES:
-            answer, *others = (_replace(text, matcher.find(text), name) for text in (probe.answer, *probe.others))
-            control = Probe(_replace(probe.prompt, found, name), answer, name if probe.name else "", tuple(others))
+            # Who is known by no name can be given away by chance alone: only the asked fact counts for a control.
+            answer = _replace(probe.answer, matcher.find(probe.answer), name)
+            control = Probe(_replace(probe.prompt, found, name), answer)
             all_named.append(control)
             if is_plain:
                 plain.append(control)
