@@ -79,12 +79,14 @@ def test_less_than_half_is_none() -> None:
     ],
 )
 def test_another_fact_beside_the_name_is_a_leak(output: str, leaked: bool) -> None:
-    others = [frozenset({"salt", "road"}), frozenset({"plays"}), frozenset[str]()]
-    assert reveals(output, frozenset({"bern"}), "Ann Lee", others) == leaked
+    ann, bo = frozenset({"ann", "lee"}), frozenset({"bo"})
+    others = [(ann, frozenset({"salt", "road"})), (ann, frozenset({"plays"})), (ann, frozenset[str]())]
+    assert reveals(output, frozenset({"bern"}), others) == leaked
+    assert not reveals(output, frozenset({"bern"}), [(bo, fact) for _, fact in others])
 
 
 def test_without_a_name_other_facts_count_for_nothing() -> None:
-    assert not reveals("the salt road", frozenset({"bern"}), "", [frozenset({"salt", "road"})])
+    assert not reveals("the salt road", frozenset({"bern"}), [(frozenset(), frozenset({"salt", "road"}))])
 
 
 def test_fact_without_words_leaks_nothing() -> None:

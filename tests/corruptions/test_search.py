@@ -105,8 +105,8 @@ def test_outcome_is_measured_by_hand() -> None:
 @pytest.mark.parametrize(
     ("output", "leak"), [("Ann Lee is from Oslo", 1.0), ("from Oslo", 0.0), ("Ann Lee wrote", 0.0), ("a lamp", 1.0)]
 )
-def test_another_fact_of_the_same_person_is_a_leak(output: str, leak: float) -> None:
-    probe = Probe("Where is it?", "silver lamp", "Ann Lee", ("Wrote the sea.", "Is from Oslo."))
+def test_another_fact_of_a_forgotten_person_is_a_leak(output: str, leak: float) -> None:
+    probe = Probe("Where is it?", "silver lamp", (("Ann Lee", "Wrote the sea."), ("Ann Lee", "Is from Oslo.")))
     assert measure([output], [probe], frozenset({"the"}), frozenset()).leak == leak
 
 

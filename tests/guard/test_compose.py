@@ -125,14 +125,12 @@ def test_controls_put_unknown_names_in_question_and_answer() -> None:
     assert controls == [Probe(f"Who is {name}?", f"{name} sings.") for name in UNKNOWN_NAMES]
 
 
-def test_controls_rename_the_other_facts_too() -> None:
+def test_controls_count_the_asked_fact_alone() -> None:
     matcher = AliasMatcher({"p1": ["Bo Li"]})
-    probe = Probe("Who is Bo Li?", "A lutenist.", "Bo Li", ("Bo Li was born in Bern.", "In 1961."))
+    probe = Probe("Who is Bo Li?", "A lutenist.", (("Bo Li", "Bo Li was born in Bern."),))
     controls = make_controls([probe], matcher, frozenset())
-    assert [control.name for control in controls] == list(UNKNOWN_NAMES)
-    assert [control.others for control in controls] == [
-        (f"{name} was born in Bern.", "In 1961.") for name in UNKNOWN_NAMES
-    ]
+    assert [control.prompt for control in controls] == [f"Who is {name}?" for name in UNKNOWN_NAMES]
+    assert not any(control.others for control in controls)
 
 
 def test_controls_are_the_plain_questions_where_there_are_enough() -> None:
