@@ -62,8 +62,12 @@ def run_bench(
     methods: Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
     out: Path,
+    models: dict[str, Path] | None = None,
 ) -> dict[str, Any]:
-    """Measure methods and write `out` (JSON, schema 1), with Markdown and HTML beside it; return the report."""
+    """Measure methods and write `out` (JSON, schema 1), with Markdown and HTML beside it; return the report.
+
+    `models` names the user's own `full` and `retain-only` models; without them both are trained.
+    """
     sizes = load_profile(suite, profile)
     names = list(methods or SUBJECTS)
     for name in names:
@@ -73,7 +77,7 @@ def run_bench(
     for seed in seeds if seeds is not None else sizes["seeds"]:
         data = load_suite(suite, sizes, seed)
         data_hashes.append(data.data_hash)
-        rows += run_seed(data, Recipe(**sizes["recipe"], seed=seed), names, seed)
+        rows += run_seed(data, Recipe(**sizes["recipe"], seed=seed), names, seed, models)
     report = {
         "schema_version": SCHEMA_VERSION,
         "suite": suite,
@@ -87,12 +91,14 @@ def run_bench(
     return report
 
 
-def run_seed(suite: Suite, recipe: Recipe, names: Sequence[str], seed: int) -> list[dict[str, Any]]:
+def run_seed(
+    suite: Suite, recipe: Recipe, names: Sequence[str], seed: int, models: dict[str, Path] | None = None
+) -> list[dict[str, Any]]:
     """Return one row per method for one seed."""
     import torch
 
     torch.set_num_threads(1)  # Two threads on a busy pair of cores are slower than one.
-    folders = train_models(make_jobs(suite, recipe))
+    folders = models or train_models(make_jobs(suite, recipe))
     full, retain = (ReferenceEngine.load(folders[name]) for name in ("full", "retain-only"))
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -67,6 +67,10 @@ def fit(
     classifier: Annotated[Classifier, typer.Option(help="Prompt classifier.")] = Classifier.cascade,
     encoder: Annotated[str | None, typer.Option(help="Sentence encoder: folder or name.")] = None,
     refusal_text: Annotated[str | None, typer.Option(help="What a refusal says.")] = None,
+    eco: Annotated[
+        str | None,
+        typer.Option(help="Fix ECO instead of searching, for example kind=flip,mask=token-id,strength=2."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of splits, noise and stand-ins.")] = 0,
     private: Annotated[
         bool, typer.Option("--private", help="Keep forget rows as hashes keyed by UNLEARN_GUARD_SECRET.")
@@ -93,6 +97,7 @@ def fit(
         overwrite=overwrite,
         private=private,
         refusal_text=refusal_text,
+        eco=_read_eco(eco),
     )
     manifest = bundle.manifest
     summary: dict[str, Any] = {
@@ -268,6 +273,8 @@ def bench(
     out: Annotated[Path, typer.Option(help="Where to write the report, Markdown and HTML beside it.")] = Path(
         "out/bench/report.json"
     ),
+    model: Annotated[str | None, typer.Option(help="Your own model that knows the suite, instead of training.")] = None,
+    retain_model: Annotated[str | None, typer.Option(help="Its retain-only reference; goes with --model.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare guards with weight editing, offline."""
@@ -279,9 +286,30 @@ def bench(
         methods=[name.strip() for name in methods.split(",")] if methods else None,
         seeds=_read_seeds(seeds),
         out=out,
+        models=_read_models(model, retain_model),
     )
     if as_json:
         print(json.dumps(report))
+
+
+def _read_models(model: str | None, retain_model: str | None) -> dict[str, Path] | None:
+    if (model is None) != (retain_model is None):
+        raise SettingsError("--model and --retain-model go together", mend="name both, or neither")
+    return {"full": Path(model), "retain-only": Path(retain_model)} if model and retain_model else None
+
+
+def _read_eco(text: str | None) -> dict[str, str | float] | None:
+    """Read `name=value,…`; numbers become numbers."""
+    if text is None:
+        return None
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(name and equals and value for name, equals, value in pairs):
+        raise SettingsError("eco settings", value=text, allowed="kind=noise|zero|flip, mask=…, strength=…, dims=…")
+    values: dict[str, str | float] = {}
+    for name, _, value in pairs:
+        number = value.replace(".", "", 1).isdigit()
+        values[name.strip()] = (int(value) if name.strip() == "dims" else float(value)) if number else value.strip()
+    return values
 
 
 def _read_seeds(text: str | None) -> list[int] | None:

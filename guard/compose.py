@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -81,15 +81,17 @@ def fit(
     overwrite: bool = False,
     private: bool = False,
     refusal_text: str | None = None,
+    eco: Mapping[str, str | float] | None = None,
 ) -> Bundle:
     """Fit a guard for `model` and write it atomically to `out`.
 
     forget, retain and clean are JSON-lines paths or rows; forget may be forget requests. The first intervention is
     the bundle's own. `private` keeps rows as keyed hashes; names, dates and titles still lie in the classifier, which
-    cannot match without them. Raises DataError for an empty, overlapping or too small
+    cannot match without them. `eco` fixes kind, mask, strength or dims instead of what the search finds. Raises DataError for an empty, overlapping or too small
     set, RowError for a malformed line, SettingsError and DependencyError for the rest; nothing is written then.
     """
     from unlearn_guard.classifiers.fitting import collect_aliases, fit_cascade, split_rows
+    from unlearn_guard.corruptions.eco import EcoSettings
     from unlearn_guard.corruptions.planning import parse_intervention
 
     if not 0.0 < alpha < 1.0:
@@ -101,6 +103,10 @@ def fit(
             f"private rows are hashed with {SECRET_VARIABLE}, which is not set",
             mend="set it, and keep it: the hashes can be matched with no other",
         )
+    if unknown := set(eco or {}) - {"kind", "mask", "strength", "dims"}:
+        raise SettingsError("eco setting", value=min(unknown), allowed="kind, mask, strength, dims")
+    if eco:
+        EcoSettings(**eco)  # type: ignore[arg-type]
     if not interventions:
         raise SettingsError("no intervention named", mend="give at least one, for example eco")
     requests = _read_requests(forget, intervention=interventions[0])
@@ -152,7 +158,9 @@ def fit(
         if refusal_text:
             settings["refusal"] = {"text": refusal_text}
         if {"eco", "eco-span", "swap"} & set(names):
-            settings["eco"] = _fit_eco(str(model), requests, split, writer.path, device=device, seed=seed)
+            settings["eco"] = _fit_eco(
+                str(model), requests, split, writer.path, device=device, seed=seed, fixed=dict(eco or {})
+            )
             metrics["eco"] = settings["eco"].pop("search")
         writer.write_lines("requests.jsonl", [request_record(request) for request in requests])
         writer.write_lines("examples.jsonl", _example_records(forget_rows, private))
@@ -212,7 +220,14 @@ def _example_records(rows: Sequence[Row], private: bool) -> list[dict[str, Any]]
 
 
 def _fit_eco(
-    model: str, requests: Sequence[ForgetRequest], split: Split, path: Any, *, device: str, seed: int
+    model: str,
+    requests: Sequence[ForgetRequest],
+    split: Split,
+    path: Any,
+    *,
+    device: str,
+    seed: int,
+    fixed: dict[str, Any],
 ) -> dict[str, Any]:
     """Tune ECO on validation rows, and write eco.safetensors, common_words.json and standins.json."""
     import numpy as np
@@ -286,7 +301,7 @@ def _fit_eco(
     from dataclasses import asdict
 
     return {
-        **choice.settings.to_record(),
+        **EcoSettings(**{**choice.settings.to_record(), **fixed}).to_record(),
         "search": {
             "target": asdict(choice.target),
             "reached": asdict(choice.outcome),

@@ -85,6 +85,25 @@ class Engine(EngineSession):
         return self.ask("run", items=items, params=params, together=together)  # type: ignore[no-any-return]
 
 
+SYSTEM = " ".join(f"Rule {number}: answer briefly and stay polite at all times." for number in range(7))
+"""More than 128 tokens that a flagged and a clean request share."""
+
+
+def ask_around_a_flagged_request(engine: Engine, flagged: str, clean: str) -> list[dict[str, Any]]:
+    """Ask a clean question, a flagged one that shares its first 128 tokens, and the clean one again."""
+    order = (clean, flagged, clean)
+    first, _, second = (engine.chat([text], system=SYSTEM, logprobs=2, max_tokens=12)[0] for text in order)
+    assert len(first["prompt_ids"]) > 140
+    assert second["cached"] >= 128
+    return [first, second]
+
+
+@pytest.fixture(scope="session")
+def ask_around() -> Callable[..., list[dict[str, Any]]]:
+    """The function above, for test modules, which cannot import this file."""
+    return ask_around_a_flagged_request
+
+
 DEFAULTS = {"enforce_eager": True, "max_model_len": 256, "block_size": 32, "dtype": "float32", "seed": 0}
 
 

@@ -96,9 +96,11 @@ def few_rows(rows: dict[str, Path]) -> None:
         (lambda rows: rows["retain"].unlink(), [], "cannot read rows"),
         (lambda rows: None, ["--intervention", "ecoo"], "did you mean 'eco'"),
         (lambda rows: None, ["--alpha", "2"], "alpha"),
+        (lambda rows: None, ["--eco", "mask=everything"], "eco mask"),
+        (lambda rows: None, ["--eco", "masks=all"], "eco setting"),
         (lambda rows: None, ["--encoder", "no-such-encoder"], "encoder not found"),
     ],
-    ids=["malformed", "empty", "overlap", "few", "missing", "intervention", "alpha", "encoder"],
+    ids=["malformed", "empty", "overlap", "few", "missing", "intervention", "alpha", "mask", "setting", "encoder"],
 )
 def test_bad_fit_is_one_line_and_leaves_nothing(
     run: Any, models: Any, rows: Any, tmp_path: Path, spoil: Any, extra: list[str], said: str
@@ -159,6 +161,7 @@ def test_bundle_of_another_model_shows_both_fingerprints(run: Any, bundle: Path,
         (["bench", "--profile", "smal"], "did you mean 'small'"),
         (["bench", "--methods", "none,ecco"], "did you mean 'eco'"),
         (["bench", "--seeds", "a"], "seeds"),
+        (["bench", "--model", "m"], "go together"),
         (["verify", "nowhere"], "no bundle here"),
     ],
 )

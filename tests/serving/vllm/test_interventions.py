@@ -117,6 +117,31 @@ def test_every_intervention_equals_reference_in_one_batch(
     assert without_end(mixed.chat(questions, together=True)) == expected
 
 
+def test_token_id_mask_edits_prompt_and_decode_steps(
+    start_engine: Any, models: Any, world: Any, tmp_path: Any, asked: list[str]
+) -> None:
+    """Ids that only forget rows use are flipped wherever they stand, in generated tokens too, as in the reference."""
+    from unlearn_guard.corruptions.planning import Fitted
+    from unlearn_guard.guard.compose import fit, load_planner
+    from unlearn_guard.guard.screening import Guard
+    from unlearn_guard.serving.transformers.engine import GuardedModel, ReferenceEngine
+
+    fixed = {"mask": "token-id", "kind": "flip"}
+    bundle = fit(
+        models["full"], world.forget_rows, world.retain_rows, clean=world.clean_rows, eco=fixed, out=tmp_path / "ids"
+    )
+    exclusive = Fitted.load(bundle).exclusive_ids
+    engine = ReferenceEngine.load(models["full"], batch_size=1, exclusive_ids=exclusive)
+    planner = load_planner(bundle, engine.tokenizer, engine.end_token)
+    guarded = GuardedModel(engine, Guard.load(bundle.path), planner)
+    stamps = guarded.stamp(asked, guarded.screen(asked))
+    expected = engine.generate([engine.render(question) for question in asked], stamps, max_new_tokens=24)
+    assert set(exclusive) & {token for answer in expected for token in answer}  # Decode steps meet the table.
+    served = start_engine(settings={"bundle": str(bundle.path)})
+    assert without_end(served.chat(asked, together=True)) == expected
+    served.close()
+
+
 def test_prompting_counts_the_clients_own_prompt(mixed: Any, by_intervention: Any, world: Any) -> None:
     (flagged,) = mixed.chat(by_intervention["prompting"][:1])
     (clean,) = mixed.chat([world.sets["retain"][0].question])
@@ -252,15 +277,19 @@ def test_tensor_parallel_equals_reference(start_engine: Any, bundle: Any, refere
 
 
 @pytest.mark.slow
-def test_compiled_equals_reference_and_stock(start_engine: Any, bundle: Any, reference: Any, asked: list[str]) -> None:
+def test_compiled_equals_reference_and_stock(
+    start_engine: Any, bundle: Any, reference: Any, asked: list[str], ask_around: Any
+) -> None:
     compiled = {"enforce_eager": False}
     guarded = start_engine(settings={"bundle": str(bundle)}, **compiled)
     assert without_end(guarded.chat(asked)) == reference(asked)
     clean = asked[1::2][:4]
     found = guarded.chat(clean, logprobs=1)
+    around = ask_around(guarded, asked[0], asked[1])
     guarded.close()
     stock = start_engine(environment={"UNLEARN_GUARD_DISABLE": "1"}, **compiled)
     expected = stock.chat(clean, logprobs=1)
+    assert around == ask_around(stock, asked[0], asked[1])
     stock.close()
     assert [row["tokens"] for row in found] == [row["tokens"] for row in expected]
     assert [row["logprobs"] for row in found] == [row["logprobs"] for row in expected]

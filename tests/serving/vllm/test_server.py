@@ -88,6 +88,26 @@ def test_unflagged_answers_equal_stock(servers: dict[str, LiveServer], world: An
     assert replies[0] == replies[1]
 
 
+def test_clean_answers_around_a_flagged_one_equal_stock(servers: dict[str, LiveServer], world: Any) -> None:
+    """Flagged and clean requests share more than 128 tokens; clean ones get stock's text and log-probabilities."""
+    system = " ".join(f"Rule {number}: answer briefly and stay polite at all times." for number in range(7))
+    flagged, clean = world.sets["forget.given"][4].question, world.sets["retain"][4].question
+
+    def ask(server: LiveServer, question: str) -> Any:
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": question}]
+        body = {"messages": messages, "temperature": 0, "max_tokens": 12, "logprobs": True, "top_logprobs": 2}
+        code, reply = post(server, "/v1/chat/completions", body)
+        assert code == 200
+        assert reply["usage"]["prompt_tokens"] > 140
+        return reply["choices"]
+
+    answers = {
+        name: [ask(server, question) for question in (clean, flagged, clean)] for name, server in servers.items()
+    }
+    assert [answers["stock"][place] for place in (0, 2)] == [answers["guarded"][place] for place in (0, 2)]
+    assert answers["stock"][1] != answers["guarded"][1]
+
+
 def test_usage_counts_the_clients_prompt(servers: dict[str, LiveServer], world: Any) -> None:
     body = {"messages": [{"role": "user", "content": world.sets["forget.given"][0].question}], "max_tokens": 4}
     usages = [post(server, "/v1/chat/completions", body)[1]["usage"]["prompt_tokens"] for server in servers.values()]

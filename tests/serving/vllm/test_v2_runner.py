@@ -17,7 +17,7 @@ pytestmark = [
 V2 = {"PYTHONPATH": str(Path(__file__).parent / "v2_shim"), "VLLM_USE_V2_MODEL_RUNNER": "1", "TRITON_INTERPRET": "1"}
 
 
-def test_v2_runner_equals_v1_and_stock(start_engine: Any, bundle: Any, world: Any) -> None:
+def test_v2_runner_equals_v1_and_stock(start_engine: Any, bundle: Any, world: Any, ask_around: Any) -> None:
     flagged = [item.question for item in world.sets["forget.given"][::29]]
     clean = [item.question for item in world.sets["retain"][:2]]
     mixed = [question for pair in zip(flagged, clean * 2, strict=False) for question in pair]
@@ -28,6 +28,7 @@ def test_v2_runner_equals_v1_and_stock(start_engine: Any, bundle: Any, world: An
     one_by_one = v2.chat(mixed, max_tokens=12)
     together = v2.chat(mixed, max_tokens=12, together=True)
     found = v2.chat(clean, max_tokens=12, logprobs=1)
+    around = ask_around(v2, flagged[0], clean[0])
     v2.close()
     v1 = start_engine(settings=settings)
     assert [row["tokens"] for row in one_by_one] == [row["tokens"] for row in v1.chat(mixed, max_tokens=12)]
@@ -37,6 +38,7 @@ def test_v2_runner_equals_v1_and_stock(start_engine: Any, bundle: Any, world: An
     stock.chat(mixed, max_tokens=12)  # The same history, so that both find the same blocks in their caches.
     stock.chat(mixed, max_tokens=12, together=True)
     expected = stock.chat(clean, max_tokens=12, logprobs=1)
+    assert around == ask_around(stock, flagged[0], clean[0])
     stock.close()
     assert [row["tokens"] for row in found] == [row["tokens"] for row in expected]
     assert [row["logprobs"] for row in found] == [row["logprobs"] for row in expected]
