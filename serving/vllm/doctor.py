@@ -44,7 +44,8 @@ def examine(
     opened = Bundle.load(bundle)
     opened.check_model(model)
     report(f"vLLM {version}: all {len(SEAMS)} seams as expected")
-    base = {"enforce_eager": False, **options}
+    # Two engines share the memory that vLLM would give to one.
+    base = {"enforce_eager": False, "gpu_memory_utilization": 0.4, **options}
     # The canary's line is looked for in the log, whatever level the operator's shell asks for.
     in_process = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "INFO"}
     with ExitStack() as stack:
