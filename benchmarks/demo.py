@@ -42,6 +42,17 @@ _SHOWN = (
     ("neighbour (shares city or name)", "neighbour", (0, 40)),
     ("unrelated", "world_facts", (0, 5)),
 )
+_FIGURE_COLUMNS = (
+    "row",
+    "leak given",
+    "unseen",
+    "paraphrase",
+    "ROUGE given",
+    "unseen",
+    "paraphrase",
+    "retain ROUGE",
+    "retain flagged",
+)
 SLACK = 0.05
 
 
@@ -343,17 +354,7 @@ def print_demo(report: dict[str, Any], console: Console, out: Path) -> None:
         table.add_row(label, sample["question"], sample["before"], sample["after"], effect)
     console.print(table)
     figures = Table(title="Figures", pad_edge=False)
-    for column in (
-        "row",
-        "leak given",
-        "unseen",
-        "paraphrase",
-        "ROUGE given",
-        "unseen",
-        "paraphrase",
-        "retain ROUGE",
-        "retain flagged",
-    ):
+    for column in _FIGURE_COLUMNS:
         figures.add_column(column, justify="left" if column == "row" else "right")
     for row in report["rows"]:
         figures.add_row(row["name"], *_figures(row))
@@ -393,17 +394,6 @@ def render_demo(report: dict[str, Any]) -> str:
         for check in report["checks"]
     )
     environment = report["environment"]
-    header = [
-        "row",
-        "leak given",
-        "unseen",
-        "paraphrase",
-        "ROUGE given",
-        "unseen",
-        "paraphrase",
-        "retain ROUGE",
-        "retain flagged",
-    ]
     body = [
         "<h1>unlearn-guard demo</h1>",
         "<p>A small language model was trained on a world of fictional people. Five of them must be gone. The same vLLM "
@@ -416,7 +406,7 @@ def render_demo(report: dict[str, Any]) -> str:
         '<div class="wide prose"><table><thead><tr><th>set</th><th>question</th><th>stock vLLM</th><th>with the guard</th>'
         f"<th></th></tr></thead><tbody>{''.join(samples)}</tbody></table></div>",
         "<h2>Figures</h2>",
-        render_table(header, [[row["name"], *_figures(row)] for row in report["rows"]]),
+        render_table(_FIGURE_COLUMNS, [[row["name"], *_figures(row)] for row in report["rows"]]),
         "<p>retain-only is the gold reference: the same model trained without the five people. Rows none and eco are what "
         "the two servers answered; the others ran on the reference engine.</p>",
         "<h2>Bars</h2>",
