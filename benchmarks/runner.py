@@ -314,7 +314,7 @@ def _count_encodes(subject: Subject, questions: Sequence[str]) -> float | None:
     classifier = subject.guarded.guard.classifier
     if not isinstance(classifier, Cascade):
         return 0.0
-    return float(np.mean([len(classifier.split_windows(question)) for question in questions]))
+    return float(np.mean([score.n_encoded for score in classifier.score(questions)]))
 
 
 def clean_row(row: dict[str, Any]) -> dict[str, Any]:

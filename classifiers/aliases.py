@@ -65,18 +65,27 @@ class AliasMatcher:
         if not len(self._automaton):
             return []
         folded = normalise(text)
+        return [
+            AliasMatch(*folded.locate(start, end), forget_ids)
+            for start, end, forget_ids in self.find_folded(folded.text)
+        ]
+
+    def find_folded(self, folded: str) -> list[tuple[int, int, tuple[str, ...]]]:
+        """Return (start, end, forget ids) of matches in text that is folded already."""
+        if not len(self._automaton):
+            return []
         found = [
             (last - length + 1, last + 1, forget_ids)
-            for last, (length, forget_ids) in self._automaton.iter(folded.text)
-            if _at_borders(folded.text, last - length + 1, last + 1)
+            for last, (length, forget_ids) in self._automaton.iter(folded)
+            if _at_borders(folded, last - length + 1, last + 1)
         ]
         found.sort(key=lambda match: (match[0], -match[1]))
-        matches: list[AliasMatch] = []
+        matches: list[tuple[int, int, tuple[str, ...]]] = []
         covered = -1
-        for start, end, forget_ids in found:
-            if start >= covered:
-                matches.append(AliasMatch(*folded.locate(start, end), forget_ids))
-                covered = end
+        for match in found:
+            if match[0] >= covered:
+                matches.append(match)
+                covered = match[1]
         return matches
 
 
@@ -98,7 +107,8 @@ _OPENERS = frozenset(
 def mine_aliases(request: ForgetRequest, kept: Iterable[Row], *, min_share: float = 0.2) -> tuple[str, ...]:
     """Return names that run through a forget request's rows and never occur in kept rows.
 
-    A name is a run of two or more capitalised words in at least `min_share` of the rows (and at least two).
+    A name is a run of two or more capitalised words in at least `min_share` of the rows (and at least two) that is
+    about as frequent as the most frequent one, or a variant of it: what a person's rows name now and then is a place.
     """
     counts: Counter[str] = Counter()
     for row in request.rows:
@@ -109,7 +119,11 @@ def mine_aliases(request: ForgetRequest, kept: Iterable[Row], *, min_share: floa
         return ()
     matcher = AliasMatcher({name: (name,) for name in candidates})
     seen = {owner for row in kept for owner in matcher.find_owners(f"{row.query}\n{row.answer}")}
-    return tuple(sorted((name for name in candidates if name not in seen), key=lambda name: (-counts[name], name)))
+    ranked = sorted((name for name in candidates if name not in seen), key=lambda name: (-counts[name], name))
+    first = set(normalise(ranked[0]).text.split()) if ranked else set()
+    return tuple(
+        name for name in ranked if counts[name] * 2 >= counts[ranked[0]] or first & set(normalise(name).text.split())
+    )
 
 
 def _find_names(text: str) -> Iterable[str]:

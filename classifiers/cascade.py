@@ -1,24 +1,77 @@
-"""The prompt classifier: alias match → neighbours → logistic head → fused score → conformal p-value."""
+"""The prompt classifier: lexical signals clear plain text; the rest is encoded, compared, fused and calibrated."""
 
 from __future__ import annotations
 
 import json
+import math
+from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from unlearn_guard.classifiers.aliases import AliasMatch, AliasMatcher
+from unlearn_guard.classifiers.answers import FactIndex
 from unlearn_guard.classifiers.calibration import Calibration
 from unlearn_guard.classifiers.encoder import OnnxEncoder
 from unlearn_guard.classifiers.head import Head
 from unlearn_guard.classifiers.index import NeighbourIndex
-from unlearn_guard.guard.errors import BundleMismatchError
+from unlearn_guard.classifiers.passages import PassageIndex
+from unlearn_guard.classifiers.signals import N_LEXICAL, SIGNALS, Hit, Lexical, LexicalReader, Reading, read_ranks
+from unlearn_guard.classifiers.triage import Triage
+from unlearn_guard.classifiers.windows import cut_windows
+from unlearn_guard.guard.errors import BundleMismatchError, ScreeningError
 from unlearn_guard.guard.fingerprint import hash_bytes
-from unlearn_guard.guard.verdict import Stage, TextScore
+from unlearn_guard.guard.verdict import Stage, TextScore, Window
 
 CLEAN_SCORE = -1e6
-"""The lexical score of a text without an alias: below every fused score, and finite, because it may be logged."""
+"""The score of a text that the first stage cleared: below every fused score, and finite, because it may be logged."""
+TOLD_BONUS = 40.0
+"""A fact told to who asked for it weighs like a name."""
+_JOINT_CHARACTERS = 600
+"""How much of the prompt's end and the answer's beginning are read together."""
+_REMEMBERED_CHARACTERS = 8_000_000
+_REMEMBERED_TEXTS = 8192
+
+
+_NOTHING = TextScore(CLEAN_SCORE, "lexical", n_windows=0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """One window of one reading."""
+
+    reading: Reading
+    start: int
+    end: int
+    lexical: Lexical
+
+    @property
+    def text(self) -> str:
+        """What the encoder reads."""
+        return self.reading.mask(self.start, self.end)
+
+
+class _Supplied:
+    """What the user's own text holds, and an answer may therefore repeat."""
+
+    def __init__(self, reader: LexicalReader, text: str) -> None:
+        readings = reader.read(text)
+        self.terms = {term for reading in readings for _, _, term in reading.terms}
+        self._text = readings[0].view.text
+        self._named = {
+            owner for reading in readings for hit in reading.hits for owner in hit.owners if hit.signal == "name"
+        }
+
+    def forgive(self, reading: Reading) -> None:
+        """Take away hits that the user supplied."""
+        reading.hits = [hit for hit in reading.hits if not self._holds(reading, hit)]
+
+    def _holds(self, reading: Reading, hit: Hit) -> bool:
+        if hit.signal in ("name", "namesake", "part"):
+            return bool(self._named & set(hit.owners))
+        return reading.view.text[hit.start : hit.end] in self._text
 
 
 class Cascade:
@@ -28,18 +81,26 @@ class Cascade:
         self,
         encoder: OnnxEncoder,
         index: NeighbourIndex,
-        matcher: AliasMatcher,
-        facts: AliasMatcher,
+        reader: LexicalReader,
         head: Head,
         calibration: Calibration,
+        triage: Triage,
+        window_penalty: float = 0.0,
+        *,
+        facts: FactIndex | None = None,
+        joint: Calibration | None = None,
     ) -> None:
-        self._encoder, self._index, self._head = encoder, index, head
-        self._matcher, self._facts = matcher, facts
-        self.calibration = calibration
+        self.encoder, self.index, self.reader, self.head = encoder, index, reader, head
+        self.calibration, self.triage = calibration, triage
+        self.joint = joint or calibration
+        self._facts = facts or FactIndex({}, reader.weights)
+        self.window_penalty = window_penalty
         self.alpha = calibration.alpha
         self.smallest_p = 1.0 / (len(calibration.scores) + 1)
-        # What an alias alone is worth: a text that is otherwise exactly undecided.
-        self._alias_score = self._score_alias()
+        # What a name alone is worth: a text that is otherwise exactly undecided.
+        self._name_score = self._score_name()
+        self._seen: OrderedDict[str, TextScore] = OrderedDict()
+        self._seen_characters = 0
 
     @classmethod
     def load(cls, folder: Path, engine: str, *, device: str = "cpu") -> Cascade:
@@ -57,66 +118,226 @@ class Cascade:
             )
         record = json.loads((folder / "aliases.json").read_text(encoding="utf-8"))
         arrays = load_file(folder / "calibration.safetensors")
+        passages = load_file(folder / "passages.safetensors")
         alpha, requested = (float(value) for value in arrays["alpha"])
+        reader = LexicalReader.build(
+            record,
+            PassageIndex(passages["hashes"], passages["owners"], record["passage_owners"]),
+            read_ranks(folder / "tokenizer.json"),
+        )
         return cls(
             OnnxEncoder(folder, device=device),
             NeighbourIndex.load(folder, record["index_labels"], device),
-            AliasMatcher(record["aliases"]),
-            AliasMatcher(record["facts"]),
+            reader,
             Head(folder / "head.onnx"),
             Calibration(np.sort(arrays["fused"]), alpha, requested),
+            Triage.from_record(record["triage"]),
+            float(record["window_penalty"]),
+            facts=FactIndex(record["answers"], reader.weights),
+            joint=Calibration(np.sort(arrays["joint"]), alpha, requested),
         )
 
-    def score(self, texts: Sequence[str]) -> list[TextScore]:
-        """Return one fused score per text."""
-        if not texts:
-            return []
-        matches = [self._matcher.find(text) for text in texts]
-        vectors = self._encoder.encode(texts)
-        forget, retain, nearest = self._index.search(vectors)
-        facts = [self._facts.find(text) for text in texts]
-        alias, fact = (np.array([bool(found) for found in column], np.float32) for column in (matches, facts))
-        head, fused = self._head.run(vectors, np.stack([alias, fact, forget, retain], axis=1))
-        return [
-            TextScore(
-                score=float(fused[row]),
-                stage=_name_stage(bool(matches[row]), float(forget[row] - retain[row]), float(head[row])),
-                forget_ids=_owners(matches[row]) or _owners(facts[row]) or (nearest[row],),
-                spans=tuple((match.start, match.end) for match in matches[row]),
-            )
-            for row in range(len(texts))
-        ]
+    def score_fully(self, texts: Sequence[str]) -> list[TextScore]:
+        """Return the scores without the first stage, as calibration needs them: clearing can only lower a score."""
+        scored = []
+        for text in texts:
+            pieces = self.cut(text)
+            scored.append(self._combine(pieces, self.judge(pieces), len(pieces)) if pieces else _NOTHING)
+        return scored
+
+    def score(self, texts: Sequence[str], *, max_windows: int | None = None) -> list[TextScore]:
+        """Return one fused score per text: the highest of its windows, less a penalty that grows with their number.
+
+        Raises ScreeningError where the texts together have more than `max_windows` windows that need the encoder.
+        """
+        scores = []
+        left = max_windows
+        for text in texts:
+            known = self._seen.get(text)
+            if known is None:
+                known = self._score_text(text, left)
+                self._remember(text, known)
+            else:
+                self._seen.move_to_end(text)
+            if left is not None:
+                left -= known.n_encoded
+            scores.append(known)
+        return scores
+
+    def share_cleared(self, texts: Sequence[str]) -> float:
+        """Return the share of texts that the first stage clears whole."""
+        cleared = [all(self.triage.clears(piece.lexical) for piece in self.cut(text)) for text in texts]
+        return float(np.mean(cleared)) if cleared else 0.0
 
     def match(self, texts: Sequence[str]) -> list[TextScore]:
-        """Return the lexical opinion: an alias counts as it would in a text that is otherwise undecided."""
-        scores = []
-        for text in texts:
-            found = self._matcher.find(text)
-            spans = tuple((match.start, match.end) for match in found)
-            scores.append(TextScore(self._alias_score if found else CLEAN_SCORE, "alias", _owners(found), spans))
-        return scores
+        """Return the lexical opinion: a name counts as it would in a text that is otherwise undecided."""
+        return [self._match_text(text) for text in texts]
 
     def p_value(self, score: float) -> float:
         """Return the split-conformal p-value of a score."""
         return self.calibration.p_value(score)
 
-    def split_windows(self, text: str) -> list[tuple[int, int]]:
-        """Cut a text into character windows that the encoder reads whole."""
-        return self._encoder.split_windows(text)
+    def score_answer(
+        self,
+        given: Sequence[str],
+        answer: str,
+        *,
+        owners: Sequence[str] = (),
+        flagged: bool = False,
+        allow: bool = True,
+    ) -> TextScore:
+        """Return the score of an answer beside what the user gave.
 
-    def _score_alias(self) -> float:
-        signals = np.array([[1.0, 0.0, 0.5, 0.5]], np.float32)
-        _, fused = self._head.run(np.zeros((1, self._encoder.dimension), np.float32), signals)
+        `owners` are the forget requests that the prompt is suspected of, whose facts count once they are told. With
+        `allow`, names, passages and facts that the user supplied are not held against the answer. What a flagged prompt
+        says counts no more: its intervention has acted on it.
+        """
+        supplied = "\n".join(given)
+        said = self.reader.read(answer)
+        known = _Supplied(self.reader, supplied) if allow else None
+        pieces = self._cut(said, known)
+        if not flagged and supplied.strip():
+            tail = supplied[-_JOINT_CHARACTERS:]
+            head = answer[:_JOINT_CHARACTERS]
+            pieces += self._cut(self.reader.read(f"{tail}\n{head}")[:1], known, whole=True)
+        waiting = [piece for piece in pieces if not self.triage.clears(piece.lexical)]
+        score = TextScore(CLEAN_SCORE, "lexical", n_windows=len(pieces))
+        if waiting:
+            score = self._combine(waiting, self.judge(waiting), len(pieces))
+        terms = {term for reading in said for _, _, term in reading.terms}
+        told = self._facts.find_told(dict.fromkeys(owners), terms, known.terms if known else set())
+        if told:
+            value = max(score.score, 0.0) + TOLD_BONUS
+            score = replace(score, score=value, stage="answer", forget_ids=(told.forget_id,))
+        return score
+
+    def answer_p_value(self, score: float) -> float:
+        """Return the split-conformal p-value of an answer's score, calibrated on kept questions with their answers."""
+        return self.joint.p_value(score)
+
+    def _score_text(self, text: str, max_windows: int | None) -> TextScore:
+        pieces = self.cut(text)
+        waiting = [piece for piece in pieces if not self.triage.clears(piece.lexical)]
+        if max_windows is not None and len(waiting) > max_windows:
+            raise ScreeningError(
+                "request needs more windows than the policy allows",
+                value=len(waiting),
+                allowed=f"at most {max_windows}",
+                mend="raise max_windows, or send less text",
+            )
+        if not waiting:
+            return TextScore(CLEAN_SCORE, "lexical", n_windows=len(pieces))
+        return self._combine(waiting, self.judge(waiting), len(pieces))
+
+    def cut(self, text: str) -> list[_Piece]:
+        """Return every window of every reading of a text; windows that a disguise did not change come once."""
+        return self._cut(self.reader.read(text))
+
+    def _cut(self, readings: Sequence[Reading], known: _Supplied | None = None, *, whole: bool = False) -> list[_Piece]:
+        if not readings:
+            return []
+        plain = readings[0].view.text
+        pieces = []
+        for reading in readings:
+            same = reading is not readings[0] and len(reading.view.text) == len(plain)
+            if known is not None:
+                known.forgive(reading)
+            windows = [(0, len(reading.view.text))] if whole else cut_windows(reading.view.text)
+            for start, end in windows:
+                if not (same and reading.view.text[start:end] == plain[start:end]):
+                    pieces.append(_Piece(reading, start, end, reading.judge(start, end)))
+        return pieces
+
+    def judge(self, pieces: Sequence[_Piece]) -> list[dict[str, Any]]:
+        """Return, per window, every stage's opinion."""
+        vectors = self.encoder.encode([piece.text for piece in pieces])
+        forget, retain, nearest = self.index.search(vectors)
+        lexical = np.array([piece.lexical.values for piece in pieces], np.float32).reshape(len(pieces), N_LEXICAL)
+        head, fused = self.head.run(vectors, np.column_stack([lexical, forget, retain]).astype(np.float32))
+        return [
+            {
+                "fused": float(fused[row]),
+                "head": float(head[row]),
+                "forget": float(forget[row]),
+                "retain": float(retain[row]),
+                "nearest": nearest[row],
+            }
+            for row in range(len(pieces))
+        ]
+
+    def _combine(self, pieces: Sequence[_Piece], judged: Sequence[dict[str, Any]], n_windows: int) -> TextScore:
+        penalty = self.window_penalty * math.log(n_windows)
+        windows = []
+        for piece, found in zip(pieces, judged, strict=True):
+            view, lexical = piece.reading.view, piece.lexical
+            start, end = view.locate(piece.start, piece.end)
+            signals = dict(zip(SIGNALS, (*lexical.values, found["forget"], found["retain"]), strict=True))
+            windows.append(
+                Window(
+                    start=start,
+                    end=end,
+                    how=view.how,
+                    score=found["fused"] - penalty,
+                    stage=name_stage(lexical, found),
+                    forget_ids=lexical.forget_ids or (found["nearest"],),
+                    signals={**signals, "head": found["head"]},
+                    text=piece.reading.view.text[piece.start : piece.end],
+                )
+            )
+        windows.sort(key=lambda window: -window.score)
+        spans = [
+            piece.reading.view.locate(hit.start, hit.end)
+            for piece in pieces
+            for hit in piece.reading.hits
+            if hit.signal == "name" and hit.start < piece.end and hit.end > piece.start
+        ]
+        best = windows[0]
+        return TextScore(
+            score=best.score,
+            stage=best.stage,
+            forget_ids=best.forget_ids,
+            spans=tuple(sorted(set(spans))),
+            n_windows=n_windows,
+            n_encoded=len(pieces),
+            windows=tuple(windows[:8]),
+        )
+
+    def _match_text(self, text: str) -> TextScore:
+        spans: list[tuple[int, int]] = []
+        ids: list[str] = []
+        for reading in self.reader.read(text):
+            for hit in reading.hits:
+                if hit.signal == "name":
+                    spans.append(reading.view.locate(hit.start, hit.end))
+                    ids.extend(hit.owners)
+        score = self._name_score if ids else CLEAN_SCORE
+        return TextScore(score, "alias", tuple(dict.fromkeys(ids)), tuple(sorted(set(spans))))
+
+    def _remember(self, text: str, score: TextScore) -> None:
+        """Keep the verdict of a chunk: conversations send their history again with every turn."""
+        if len(text) > _REMEMBERED_CHARACTERS // 8:
+            return
+        if text not in self._seen:
+            self._seen_characters += len(text)
+        self._seen[text] = score
+        while self._seen_characters > _REMEMBERED_CHARACTERS or len(self._seen) > _REMEMBERED_TEXTS:
+            oldest, _ = self._seen.popitem(last=False)
+            self._seen_characters -= len(oldest)
+
+    def _score_name(self) -> float:
+        signals = np.zeros((1, len(SIGNALS)), np.float32)
+        signals[0, SIGNALS.index("name")] = 1.0
+        signals[0, N_LEXICAL:] = 0.5
+        _, fused = self.head.run(np.zeros((1, self.encoder.dimension), np.float32), signals)
         return float(fused[0])
 
 
-def _owners(matches: Sequence[AliasMatch]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(forget_id for match in matches for forget_id in match.forget_ids))
-
-
-def _name_stage(alias: bool, margin: float, head: float) -> Stage:
-    if alias:
+def name_stage(lexical: Lexical, judged: dict[str, Any]) -> Stage:
+    """Return the stage that spoke loudest for a window."""
+    if lexical["name"]:
         return "alias"
-    if margin > 0.0:
+    if lexical["passage"] >= 0.5:
+        return "document"
+    if judged["forget"] > judged["retain"]:
         return "neighbour"
-    return "head" if head > 0.0 else "ood"
+    return "head" if judged["head"] > 0.0 else "ood"

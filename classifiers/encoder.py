@@ -9,13 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from unlearn_guard.classifiers.windows import cut_windows
 from unlearn_guard.guard.errors import DependencyError, SettingsError
 
 Vectors = npt.NDArray[np.float32]
-WINDOW_TOKENS = 128
-"""Word pieces per window, the two special ones included."""
-_OVERLAP_TOKENS = 32
 _MAX_INPUT_TOKENS = 256
 
 
@@ -46,20 +42,17 @@ class OnnxEncoder:
     One text is one run: batch-mates must not change a vector, or a flag would depend on other people's traffic.
     """
 
-    def __init__(self, folder: Path, *, device: str = "cpu", threads: int = 1) -> None:
+    def __init__(self, folder: Path, *, device: str = "cpu", threads: int = 1, remembered: int = 4096) -> None:
         from tokenizers import Tokenizer
 
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(_MAX_INPUT_TOKENS)
-        self._plain = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._plain.no_padding()
-        self._plain.no_truncation()
         self._session = open_session(folder / "encoder.onnx", device, threads)
         self._inputs = {node.name for node in self._session.get_inputs()}  # type: ignore[attr-defined]
         self.dimension = int(self._session.get_outputs()[0].shape[-1])  # type: ignore[attr-defined]
         # Prompts repeat their system message and history; the vector of a text never changes.
-        self._encode_cached = lru_cache(maxsize=2048)(self._encode_one)
+        self._encode_cached = lru_cache(maxsize=remembered)(self._encode_one)
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Return unit vectors, shape (len(texts), dimension), float32."""
@@ -69,14 +62,6 @@ class OnnxEncoder:
         """Return unit vectors of an iterable of texts."""
         rows = [self._encode_cached(text) for text in texts]
         return np.stack(rows) if rows else np.zeros((0, self.dimension), np.float32)
-
-    def split_windows(self, text: str) -> list[tuple[int, int]]:
-        """Cut a text into character windows of at most WINDOW_TOKENS word pieces."""
-        budget = WINDOW_TOKENS - 2
-        if len(text) <= budget:  # A word piece is at least one character.
-            return [(0, len(text))]
-        offsets = self._plain.encode(text, add_special_tokens=False).offsets
-        return cut_windows(offsets, len(text), max_tokens=budget, overlap=_OVERLAP_TOKENS)
 
     def _encode_one(self, text: str) -> Vectors:
         encoding = self._tokenizer.encode(text)

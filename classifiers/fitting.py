@@ -1,12 +1,12 @@
-"""Fitting the prompt classifier: encode → index → aliases → head → fuse → calibrate."""
+"""Fitting the prompt classifier: mine → encode → index → head → fuse → triage → calibrate."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,40 @@ import numpy as np
 import numpy.typing as npt
 
 from unlearn_guard.classifiers.aliases import AliasMatcher, mine_aliases
-from unlearn_guard.classifiers.calibration import Calibration
+from unlearn_guard.classifiers.answers import FactIndex, mine_answers
+from unlearn_guard.classifiers.calibration import MIN_ROWS, Calibration
+from unlearn_guard.classifiers.cascade import Cascade
+from unlearn_guard.classifiers.disguises import read_views
 from unlearn_guard.classifiers.encoder import OnnxEncoder, Vectors
 from unlearn_guard.classifiers.facts import mine_facts
 from unlearn_guard.classifiers.head import LOGIT_LIMIT, Head, HeadWeights, write_head
 from unlearn_guard.classifiers.index import NeighbourIndex, search_others
+from unlearn_guard.classifiers.masking import find_strangers, mask
+from unlearn_guard.classifiers.passages import PassageIndex
+from unlearn_guard.classifiers.signals import N_LEXICAL, SIGNALS, LexicalReader, make_judge, mine, own_terms, read_ranks
+from unlearn_guard.classifiers.triage import Triage
 from unlearn_guard.guard.errors import DataError
 from unlearn_guard.guard.fingerprint import hash_bytes
-from unlearn_guard.guard.rows import ForgetRequest, Row
+from unlearn_guard.guard.rows import DEFAULT_FORGET_ID, ForgetRequest, Row
 
 Floats = npt.NDArray[np.float32]
 CALIBRATION_SHARE = 0.3
-ALIAS_BONUS = np.float32(LOGIT_LIMIT)
+"""Of kept people; up to half where alpha needs it."""
 VALIDATION_SHARE = 0.2
+NAME_BONUS = PASSAGE_BONUS = 40.0
+"""More than all learnt evidence together: who is named, or quoted, is meant."""
+PART_BONUS = 16.0
+NAMESAKE_MALUS = -6.0
+MISS_SHARE = 0.01
+"""Share of flagged forget windows that the first stage may clear."""
+_FIXED = ("name", "namesake", "part", "passage")
+_LEARNT = tuple(place for place, name in enumerate(SIGNALS) if name not in _FIXED)
+_PRIOR = {"fact": 2.0, "attribute": 3.0, "share": 3.0, "kept": -3.0, "other": -3.0, "forget": 4.0, "retain": -4.0}
+_PRIOR_BIAS = -6.0
+_TELLING_WEIGHT = 0.6
+"""Attribute weight (nats / 10) from which a nameless text identifies anybody at all."""
+_MIN_EXAMPLES = 24
+_REMEMBERED = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +61,10 @@ class Split:
     calibration: list[Row]
 
 
-def split_rows(forget: Sequence[Row], retain: Sequence[Row], clean: Sequence[Row], seed: int) -> Split:
-    """Split by hash: 30 % of kept people for calibration, the rest (and the forget rows) 80/20.
+def split_rows(
+    forget: Sequence[Row], retain: Sequence[Row], clean: Sequence[Row], seed: int, *, alpha: float = 0.001
+) -> Split:
+    """Split by hash: 30 % of kept people for calibration (up to half where `alpha` needs it), the rest 80/20.
 
     A person is a row's `forget_id`; a row without one is a person of its own. Raises DataError where nothing is left
     to learn from.
@@ -50,15 +73,17 @@ def split_rows(forget: Sequence[Row], retain: Sequence[Row], clean: Sequence[Row
     def place(key: str) -> float:
         return int(hashlib.sha256(f"{seed}:{key}".encode()).hexdigest()[:12], 16) / 16**12
 
+    n_kept = len(retain) + len(clean)
+    for_calibration = min(0.5, max(CALIBRATION_SHARE, 1.1 / alpha / max(1, n_kept)))
     split = Split([], [], [], [], [])
     for row in forget:
         kept_back = place("forget:" + row.digest) < VALIDATION_SHARE
         (split.forget_validation if kept_back else split.forget_train).append(row)
     for row in [*retain, *clean]:
         where = place("keep:" + (row.forget_id or row.digest))
-        if where < CALIBRATION_SHARE:
+        if where < for_calibration:
             split.calibration.append(row)
-        elif where < CALIBRATION_SHARE + (1 - CALIBRATION_SHARE) * VALIDATION_SHARE:
+        elif where < for_calibration + (1 - for_calibration) * VALIDATION_SHARE:
             split.retain_validation.append(row)
         else:
             split.retain_train.append(row)
@@ -100,77 +125,33 @@ def fit_cascade(
     Raises DataError for fewer than 50 calibration rows.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if len(split.calibration) < 50:  # Before minutes of encoding.
+    if len(split.calibration) < MIN_ROWS:  # Before minutes of encoding.
         Calibration.fit(np.zeros(len(split.calibration), np.float32), alpha)
     for name in ("encoder.onnx", "tokenizer.json"):
         shutil.copy(encoder_folder / name, folder / name)
-    encoder = OnnxEncoder(folder)
-    kept = [*split.retain_train, *split.retain_validation]
-    aliases = collect_aliases(requests, kept)
-    facts = {request.forget_id: mine_facts(request, kept) for request in requests}
-    matcher, fact_matcher = AliasMatcher(aliases), AliasMatcher(facts)
-
-    parts = {
-        "forget_train": split.forget_train,
-        "forget_validation": split.forget_validation,
-        "retain_train": split.retain_train,
-        "retain_validation": split.retain_validation,
-        "calibration": split.calibration,
-    }
-    texts = [row.query for rows in parts.values() for row in rows]
-    flat = encoder.encode_all(track(texts, "encode rows", total=len(texts)))
-    vectors: dict[str, Vectors] = {}
-    start = 0
-    for name, rows in parts.items():
-        vectors[name] = flat[start : start + len(rows)]
-        start += len(rows)
-
-    weights = _fit_head(
-        vectors["forget_train"],
-        vectors["retain_train"],
-        _find_signals((matcher, fact_matcher), [*split.forget_train, *split.retain_train]),
-        seed,
+    fitter = _Fitter(
+        requests, OnnxEncoder(folder, remembered=_REMEMBERED), read_ranks(folder / "tokenizer.json"), folder, seed
     )
-    write_head(weights, folder / "head.onnx")
-    head = Head(folder / "head.onnx")
+    every_row = [row for part in (*_forget_parts(split), *_kept_parts(split), split.calibration) for row in part]
+    fitter.encode(track(every_row, "encode rows", total=len(every_row)))
 
-    def score(part: str, index: NeighbourIndex) -> tuple[Floats, Floats]:
-        forget, retain, _ = index.search(vectors[part])
-        found = _find_signals((matcher, fact_matcher), parts[part])
-        signals = np.column_stack([found, forget, retain]).astype(np.float32)
-        return signals, head.run(vectors[part], signals)[1]
+    # Learnt, and measured on validation rows, before those join the index.
+    trial = fitter.learn(split.forget_train, split.retain_train, alpha)
+    calm = Calibration.fit(_score_all(trial, split.calibration), alpha)
+    recall = _flag_rate(calm, _score_all(trial, split.forget_validation))
+    false_flags = _flag_rate(calm, _score_all(trial, split.retain_validation))
 
-    # Validation recall is measured before the validation rows join the index.
-    trial = NeighbourIndex.build(vectors["forget_train"], vectors["retain_train"], _labels(split.forget_train))
-    _, calibration_trial = score("calibration", trial)
-    rule = Calibration.fit(calibration_trial, alpha)
-    recall = _flag_rate(rule, score("forget_validation", trial)[1])
-    false_flags = _flag_rate(rule, score("retain_validation", trial)[1])
-
-    index = NeighbourIndex.build(
-        np.concatenate([vectors["forget_train"], vectors["forget_validation"]]),
-        np.concatenate([vectors["retain_train"], vectors["retain_validation"]]),
-        _labels([*split.forget_train, *split.forget_validation]),
-    )
-    index.save(folder)
-    signals, fused = score("calibration", index)
+    final = fitter.assemble([row for part in _forget_parts(split) for row in part], _join(_kept_parts(split)))
+    named = [bool(score.spans) for score in final.match([row.query for row in split.calibration])]
+    calibration_rows = [row for row, is_named in zip(split.calibration, named, strict=True) if not is_named]
+    if len(calibration_rows) < MIN_ROWS:
+        calibration_rows = list(split.calibration)
+    fused = _score_all(final, calibration_rows)
     calibration = Calibration.fit(fused, alpha)
-
-    from safetensors.numpy import save_file
-
-    save_file(
-        {
-            "embeddings": vectors["calibration"],
-            "signals": signals,
-            "fused": fused,
-            "alpha": np.array([calibration.alpha, calibration.alpha_requested], np.float64),
-        },
-        folder / "calibration.safetensors",
-    )
-    (folder / "aliases.json").write_text(
-        json.dumps({"aliases": aliases, "facts": facts, "index_labels": index.labels}, ensure_ascii=False, indent=1),
-        encoding="utf-8",
-    )
+    final.triage = Triage()  # Clearing can only lower a score: calibrate without it.
+    answered = [final.score_answer([row.query], row.answer).score for row in calibration_rows]
+    final.triage = fitter.triage
+    fitter.save(final, calibration, fused, np.array(answered, np.float32), [row.query for row in calibration_rows])
     return {
         "engine": hash_bytes((folder / "encoder.onnx").read_bytes()),
         "alpha": calibration.alpha,
@@ -178,63 +159,262 @@ def fit_cascade(
         "metrics": {
             "validation_recall": recall,
             "validation_false_flags": false_flags,
-            "n_forget": len(index.labels),
-            "n_retain": len(vectors["retain_train"]) + len(vectors["retain_validation"]),
-            "n_aliases": sum(len(names) for names in aliases.values()),
+            "n_forget": len(final.index.labels),
+            "n_retain": sum(len(part) for part in _kept_parts(split)),
+            "n_aliases": sum(len(names) for names in fitter.aliases.values()),
+            "n_contested": len(split.calibration) - len(calibration_rows),
+            "first_stage": {
+                "cleared": round(final.share_cleared([row.query for row in calibration_rows]), 4),
+                "missed": fitter.triage.n_missed,
+                "of": fitter.triage.n_measured,
+                "miss_limit": round(fitter.triage.miss_limit, 4),
+            },
         },
     }
 
 
+class _Fitter:
+    """One fit: what stays the same between the trial on training rows and the final classifier."""
+
+    def __init__(
+        self,
+        requests: Sequence[ForgetRequest],
+        encoder: OnnxEncoder,
+        ranks: Mapping[str, int],
+        folder: Path,
+        seed: int,
+    ) -> None:
+        self.requests = {request.forget_id: request for request in requests}
+        self.encoder, self.ranks, self.folder, self.seed = encoder, ranks, folder, seed
+        self.is_word = make_judge(ranks)
+        self.aliases: dict[str, tuple[str, ...]] = {}
+        self.triage = Triage()
+        self.window_penalty = 0.0
+        self._record: dict[str, Any] = {}
+        self._passages: PassageIndex | None = None
+
+    def encode(self, rows: Any) -> None:
+        """Fill the encoder's cache, where progress can be seen."""
+        for row in rows:
+            self.encoder.encode([self._mask(row.query)])
+
+    def assemble(self, forget: Sequence[Row], kept: Sequence[Row]) -> Cascade:
+        """Build a classifier from rows with the head that lies in the folder."""
+        owned = {
+            owner: replace(request, rows=tuple(row for row in forget if row.forget_id == owner))
+            for owner, request in self.requests.items()
+        }
+        self.aliases = collect_aliases(list(owned.values()), kept)
+        facts = {owner: mine_facts(request, kept) for owner, request in owned.items()}
+        self._record = mine(self.aliases, facts, forget, kept, self.ranks)
+        self._passages = PassageIndex.build(
+            {owner: [row.text for row in request.rows if row.text] for owner, request in owned.items()},
+            [f"{row.query}\n{row.answer}" for row in kept],
+        )
+        reader = LexicalReader.build(self._record, self._passages, self.ranks)
+        self._record["answers"] = mine_answers(forget, self.aliases, reader.weights)
+        return Cascade(
+            self.encoder,
+            NeighbourIndex.build(self._vectors(forget), self._vectors(kept), _labels(forget)),
+            reader,
+            Head(self.folder / "head.onnx"),
+            Calibration(np.zeros(1, np.float32), 1.0, 1.0),
+            self.triage,
+            self.window_penalty,
+            facts=FactIndex(self._record["answers"], reader.weights),
+        )
+
+    def learn(self, forget: Sequence[Row], kept: Sequence[Row], alpha: float) -> Cascade:
+        """Fit head and fusion on nameless readings of the training rows, the first stage, and the window penalty.
+
+        Whatever is measured of a row is measured without it: words only it has, its own vector, its own fold.
+        """
+        write_head(_blank_head(self.encoder.dimension), self.folder / "head.onnx")
+        trial = self.assemble(forget, kept)
+        strip = _NameStripper(self.aliases, kept)
+        positive = [strip(row.query, row.forget_id) for row in forget]
+        negative = [strip(row.query, row.forget_id) for row in kept]
+        vectors = self.encoder.encode([self._mask(text) for text in (*positive, *negative)])
+        plain = np.concatenate([self._vectors(forget), self._vectors(kept)])
+        truth = np.concatenate([np.ones(len(forget)), np.zeros(len(kept))])
+        head, unseen = _fit_head(np.concatenate([vectors, plain]), np.concatenate([truth, truth]), self.seed)
+        read = [
+            trial.reader.read(text)[0].judge(without=own)
+            for text, own in zip([*positive, *negative], own_terms([*forget, *kept]), strict=True)
+        ]
+        lexical = np.array([found.values for found in read], np.float32).reshape(len(truth), N_LEXICAL)
+        # A nameless example that holds no telling word of its own person identifies nobody; a topic has no name.
+        telling = np.array(
+            [
+                not self.aliases.get(row.forget_id)
+                or (found["attribute"] >= _TELLING_WEIGHT and row.forget_id in found.forget_ids)
+                for found, row in zip(read, forget, strict=False)
+            ],
+            bool,
+        )
+        used = np.concatenate([telling, np.ones(len(kept), bool)])
+        forget_vectors, kept_vectors = plain[: len(forget)], plain[len(forget) :]
+        mine_vectors, other_vectors = vectors[: len(forget)], vectors[len(forget) :]
+        near = np.concatenate(
+            [
+                search_others(mine_vectors, forget_vectors, same=True),
+                search_others(other_vectors, forget_vectors, same=False),
+            ]
+        )
+        kept_near = np.concatenate(
+            [
+                search_others(mine_vectors, kept_vectors, same=False),
+                search_others(other_vectors, kept_vectors, same=True),
+            ]
+        )
+        signals = np.column_stack([lexical, near, kept_near])
+        fusion, bias = _fit_fusion(signals[used], unseen[: len(truth)][used], truth[used], self.seed)
+        write_head(
+            HeadWeights(head.coef_[0].astype(np.float32), float(head.intercept_[0]), fusion, bias),
+            self.folder / "head.onnx",
+        )
+        fused = np.column_stack([signals, np.clip(unseen[: len(truth)], -LOGIT_LIMIT, LOGIT_LIMIT)]) @ fusion + bias
+        self.window_penalty = _tail_scale(fused[truth == 0])
+        limit = float(np.quantile(fused[truth == 0], 1 - alpha))
+        if all(self.aliases.values()):  # A topic is told by the encoder alone.
+            self.triage = Triage.fit(lexical[truth == 1], fused[truth == 1] > limit, miss=MISS_SHARE)
+        return Cascade(
+            self.encoder,
+            trial.index,
+            trial.reader,
+            Head(self.folder / "head.onnx"),
+            trial.calibration,
+            self.triage,
+            self.window_penalty,
+        )
+
+    def save(
+        self, final: Cascade, calibration: Calibration, fused: Floats, joint: Floats, texts: Sequence[str]
+    ) -> None:
+        """Write everything but the encoder and the head."""
+        from safetensors.numpy import save_file
+
+        assert self._passages is not None
+        final.index.save(self.folder)
+        save_file(
+            {
+                "embeddings": self.encoder.encode([self._mask(text) for text in texts]),
+                "fused": fused,
+                "joint": joint,
+                "alpha": np.array([calibration.alpha, calibration.alpha_requested], np.float64),
+            },
+            self.folder / "calibration.safetensors",
+        )
+        save_file(
+            {"hashes": self._passages.hashes, "owners": self._passages.owners}, self.folder / "passages.safetensors"
+        )
+        record = {
+            **self._record,
+            "index_labels": final.index.labels,
+            "passage_owners": self._passages.names,
+            "triage": self.triage.to_record(),
+            "window_penalty": self.window_penalty,
+        }
+        (self.folder / "aliases.json").write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
+
+    def _vectors(self, rows: Sequence[Row]) -> Vectors:
+        return self.encoder.encode([self._mask(row.query) for row in rows])
+
+    def _mask(self, text: str) -> str:
+        """Return a text as the encoder reads it."""
+        view = read_views(text)[0]
+        return mask(view.text, 0, len(view.text), find_strangers(view, text, self.is_word))
+
+
+class _NameStripper:
+    """Replace names by a word for nobody: what is left must identify the person, or does not."""
+
+    def __init__(self, aliases: Mapping[str, Sequence[str]], kept: Sequence[Row]) -> None:
+        owners: dict[str, list[Row]] = {}
+        for row in kept:
+            if row.forget_id:
+                owners.setdefault(row.forget_id, []).append(row)
+        names = {owner: mine_aliases(ForgetRequest(owner, rows=tuple(rows)), ()) for owner, rows in owners.items()}
+        self._matchers = {owner: AliasMatcher({owner: found}) for owner, found in {**names, **aliases}.items() if found}
+
+    def __call__(self, text: str, owner: str) -> str:
+        matcher = self._matchers.get(owner)
+        for match in reversed(matcher.find(text) if matcher else []):
+            text = f"{text[: match.start]}this person{text[match.end :]}"
+        return text
+
+
+def _fit_head(vectors: Vectors, truth: npt.NDArray[np.float64], seed: int) -> tuple[Any, npt.NDArray[np.float64]]:
+    """Fit a logistic head; return it, and what it says of rows it was not fitted on (cross-fitting)."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+
+    head = LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000, random_state=seed)
+    folds = min(5, int(truth.sum()), int(len(truth) - truth.sum()))
+    unseen = np.zeros(len(truth))
+    if folds >= 2:
+        splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
+        unseen = cross_val_predict(head, vectors, truth, cv=splitter, method="decision_function")
+    head.fit(vectors, truth)
+    return head, unseen
+
+
+def _fit_fusion(
+    signals: Floats, head: npt.NDArray[np.float64], truth: npt.NDArray[np.float64], seed: int
+) -> tuple[Floats, float]:
+    """Weigh the signals: certain evidence by fixed amounts, the rest by logistic regression, or by the prior where there are
+    too few examples.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    fusion = np.zeros(len(SIGNALS) + 1, np.float32)
+    for name, weight in zip(_FIXED, (NAME_BONUS, NAMESAKE_MALUS, PART_BONUS, PASSAGE_BONUS), strict=True):
+        fusion[SIGNALS.index(name)] = weight
+    place = {name: number for number, name in enumerate(SIGNALS)}
+    if truth.sum() < _MIN_EXAMPLES:
+        for name, weight in _PRIOR.items():
+            fusion[place[name]] = weight
+        return fusion, _PRIOR_BIAS
+    columns = np.column_stack([signals[:, _LEARNT], np.clip(head, -LOGIT_LIMIT, LOGIT_LIMIT)])
+    model = LogisticRegression(C=10.0, class_weight="balanced", max_iter=2000, random_state=seed)
+    model.fit(columns, truth)
+    fusion[list(_LEARNT)] = model.coef_[0][:-1]
+    fusion[-1] = model.coef_[0][-1]
+    return fusion, float(model.intercept_[0])
+
+
+def _tail_scale(scores: npt.NDArray[np.floating[Any]]) -> float:
+    """Return the mean excess over the 90 % quantile: the scale of an exponential tail, by which maxima grow."""
+    level = np.quantile(scores, 0.9)
+    excess = scores[scores > level] - level
+    return float(excess.mean()) if len(excess) else 0.0
+
+
+def _blank_head(dimension: int) -> HeadWeights:
+    return HeadWeights(np.zeros(dimension, np.float32), 0.0, np.zeros(len(SIGNALS) + 1, np.float32), 0.0)
+
+
+def _score_all(classifier: Cascade, rows: Sequence[Row]) -> Floats:
+    return np.array([score.score for score in classifier.score_fully([row.query for row in rows])], np.float32)
+
+
+def _forget_parts(split: Split) -> tuple[list[Row], list[Row]]:
+    return split.forget_train, split.forget_validation
+
+
+def _kept_parts(split: Split) -> tuple[list[Row], list[Row]]:
+    return split.retain_train, split.retain_validation
+
+
+def _join(parts: Sequence[Sequence[Row]]) -> list[Row]:
+    return [row for part in parts for row in part]
+
+
 def _labels(rows: Sequence[Row]) -> list[str]:
-    from unlearn_guard.guard.rows import DEFAULT_FORGET_ID
-
     return [row.forget_id or DEFAULT_FORGET_ID for row in rows]
-
-
-def _find_signals(matchers: Sequence[AliasMatcher], rows: Sequence[Row]) -> Floats:
-    """Return 0 or 1 per row and matcher, shape (rows, matchers)."""
-    found = [[bool(matcher.find(row.query)) for matcher in matchers] for row in rows]
-    return np.array(found, np.float32).reshape(len(rows), len(matchers))
 
 
 def _flag_rate(rule: Calibration, scores: Floats) -> float | None:
     if not len(scores):
         return None
     return round(float(np.mean([rule.p_value(float(score)) <= rule.alpha for score in scores])), 4)
-
-
-def _fit_head(forget: Vectors, retain: Vectors, found: Floats, seed: int) -> HeadWeights:
-    """Fit the head on embeddings, then the fusion on what the head says of rows it was not fitted on."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
-
-    vectors = np.concatenate([forget, retain])
-    truth = np.concatenate([np.ones(len(forget)), np.zeros(len(retain))])
-    head = LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000, random_state=seed)
-    folds = min(5, len(forget), len(retain))
-    if folds >= 2:
-        splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
-        unseen = cross_val_predict(head, vectors, truth, cv=splitter, method="decision_function")
-    else:
-        unseen = np.zeros(len(truth))
-    head.fit(vectors, truth)
-    stages = np.column_stack(
-        [
-            found,
-            np.concatenate([search_others(forget, forget, same=True), search_others(retain, forget, same=False)]),
-            np.concatenate([search_others(forget, retain, same=False), search_others(retain, retain, same=True)]),
-            np.clip(unseen, -LOGIT_LIMIT, LOGIT_LIMIT),
-        ]
-    )
-    fusion = LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000, random_state=seed)
-    fusion.fit(stages, truth)
-    weights = fusion.coef_[0].astype(np.float32)
-    # A name alone must carry: in a tool description or a long text the other stages say nothing. Calibration sees the
-    # same bonus, so that a name which kept traffic uses too raises the threshold instead of the false flags.
-    weights[0] += ALIAS_BONUS
-    return HeadWeights(
-        embedding=head.coef_[0].astype(np.float32),
-        bias=float(head.intercept_[0]),
-        fusion=weights,
-        fusion_bias=float(fusion.intercept_[0]),
-    )

@@ -1,7 +1,7 @@
 """The logistic head and the fusion of all stages, in one small ONNX graph.
 
-Inputs: `embedding` (n, d) and `signals` (n, 4), the signals being alias found (0 or 1), identifying fact found (0 or
-1), best forget cosine, best retain cosine. Outputs: `head` (n,), the logit of the embedding alone, and `fused` (n,), the logit of everything.
+Inputs: `embedding` (n, d) and `signals` (n, 10), named in `signals.SIGNALS`. Outputs: `head` (n,), the logit of the
+embedding alone, and `fused` (n,), the logit of everything.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from unlearn_guard.classifiers.encoder import Vectors, open_session
+from unlearn_guard.classifiers.signals import SIGNALS
 
 Floats = npt.NDArray[np.float32]
-N_SIGNALS = 4
+N_SIGNALS = len(SIGNALS)
 LOGIT_LIMIT = 12.0
 """The head's logit is clipped here, so that one stage cannot drown the others."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeadWeights:
-    """What `fit` learns. `fusion` weighs (alias, fact, forget cosine, retain cosine, head logit)."""
+    """What `fit` learns. `fusion` weighs the signals, then the head's logit."""
 
     embedding: Floats
     bias: float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ _LOOK_ALIKES = str.maketrans(
         "đ": "d",
     }
 )
+# Whatever is not copied as it stands: anything beyond printable ASCII, the backtick, and runs of space.
+_ODD = re.compile(r"[^ -_a-~]+|  +")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +41,44 @@ class Normalised:
 
 def normalise(text: str) -> Normalised:
     """Fold compatibility forms, case, diacritics, invisible characters, look-alikes and runs of space."""
-    if text.isascii() and "  " not in text and "`" not in text and text.isprintable():
+    first = _ODD.search(text)
+    if first is None:
         return Normalised(text.lower(), range(len(text)), range(1, len(text) + 1))
     folded: list[str] = []
     starts: list[int] = []
     ends: list[int] = []
-    for position, character in enumerate(text):
-        for piece in _fold(character):
-            if piece == " " and folded and folded[-1] == " ":
-                ends[-1] = position + 1
-                continue
-            folded.append(piece)
-            starts.append(position)
-            ends.append(position + 1)
+    after_space = False
+    cursor = 0
+    for odd in _ODD.finditer(text, first.start()):
+        if odd.start() > cursor:
+            start = cursor
+            if after_space and text[start] == " ":
+                ends[-1] = start + 1
+                start += 1
+            _copy(text, start, odd.start(), folded, starts, ends)
+            after_space = text[odd.start() - 1] == " "
+        for position in range(odd.start(), odd.end()):
+            for piece in _fold(text[position]):
+                if piece == " " and after_space:
+                    ends[-1] = position + 1
+                    continue
+                folded.append(piece)
+                starts.append(position)
+                ends.append(position + 1)
+                after_space = piece == " "
+        cursor = odd.end()
+    if after_space and text[cursor : cursor + 1] == " ":
+        ends[-1] = cursor + 1
+        cursor += 1
+    _copy(text, cursor, len(text), folded, starts, ends)
     return Normalised("".join(folded), starts, ends)
+
+
+def _copy(text: str, start: int, end: int, folded: list[str], starts: list[int], ends: list[int]) -> None:
+    """Take over printable ASCII, which folds one to one."""
+    folded.append(text[start:end].lower())
+    starts.extend(range(start, end))
+    ends.extend(range(start + 1, end + 1))
 
 
 @lru_cache(maxsize=8192)

@@ -1,24 +1,74 @@
-"""Cutting long text into windows that the encoder reads whole."""
+"""Cutting text into the pieces that are judged one by one: sentences, and 64-token windows across them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+
+_WINDOW_WORDS = 48
+"""About 64 word pieces of English; text without spaces is cut by characters."""
+_WINDOW_CHARACTERS = 400
+_OVERLAP_WORDS = 16
+_MIN_SENTENCE_WORDS = 3
+_SENTENCE_END = re.compile(r"(?<=[.!?;。！？])[\"'”’)\]]*\s+|\n+|(?<=[.!?])\s*\|\s*|[。！？]|\s+(?=\d{1,2}[).]\s)")
+_WORD = re.compile(r"\S+")
 
 
-def cut_windows(
-    offsets: Sequence[tuple[int, int]], length: int, *, max_tokens: int, overlap: int
-) -> list[tuple[int, int]]:
-    """Return half-open character windows of at most `max_tokens` tokens that overlap by `overlap` tokens.
+def cut_windows(text: str) -> list[tuple[int, int]]:
+    """Return half-open character windows: every sentence, and windows of about 64 tokens that overlap by a third.
 
-    `offsets` are the character offsets of the text's tokens; the windows cover all of `length` characters.
+    Together they cover the text; one short sentence is one window.
     """
-    if len(offsets) <= max_tokens:
-        return [(0, length)]
-    stride = max_tokens - overlap
+    words = _find_words(text)
+    if not words:
+        return []
+    span = (words[0][0], words[-1][1])
+    fits = len(words) <= _WINDOW_WORDS and span[1] - span[0] <= _WINDOW_CHARACTERS
+    windows = [span] if fits else _slide(words)
+    windows += _cut_sentences(text, words)
+    return list(dict.fromkeys(windows))
+
+
+def _find_words(text: str) -> list[tuple[int, int]]:
+    """Return the spans of words; a run without spaces longer than a window is cut."""
+    words = []
+    for match in _WORD.finditer(text):
+        for start in range(match.start(), match.end(), _WINDOW_CHARACTERS):
+            words.append((start, min(match.end(), start + _WINDOW_CHARACTERS)))
+    return words
+
+
+def _slide(words: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Cut where a window is full, by words or by characters, and step back by the overlap."""
     windows = []
-    for first in range(0, len(offsets) - overlap, stride):
-        last = min(first + max_tokens, len(offsets))
-        start = 0 if first == 0 else offsets[first][0]
-        end = length if last == len(offsets) else offsets[last - 1][1]
-        windows.append((start, end))
-    return windows
+    first = 0
+    while True:
+        last = first
+        limit = min(len(words), first + _WINDOW_WORDS)
+        while last + 1 < limit and words[last + 1][1] - words[first][0] <= _WINDOW_CHARACTERS:
+            last += 1
+        windows.append((words[first][0], words[last][1]))
+        if last + 1 >= len(words):
+            return windows
+        first = max(first + 1, last + 1 - _OVERLAP_WORDS)
+
+
+def _cut_sentences(text: str, words: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return sentences of three words and more that fit a window; shorter ones stay with the one before."""
+    borders = [0, *(match.end() for match in _SENTENCE_END.finditer(text)), len(text)]
+    sentences: list[tuple[int, int]] = []
+    number = 0
+    open_start = -1
+    count = 0
+    for border in borders[1:]:
+        end = -1
+        while number < len(words) and words[number][0] < border:
+            if open_start < 0:
+                open_start = words[number][0]
+            end = words[number][1]
+            count += 1
+            number += 1
+        if end >= 0 and count >= _MIN_SENTENCE_WORDS:
+            if count <= _WINDOW_WORDS and end - open_start <= _WINDOW_CHARACTERS:
+                sentences.append((open_start, end))
+            open_start, count = -1, 0
+    return sentences

@@ -3,7 +3,8 @@
 manifest.json     schema version, revision, fingerprints, encoder, seed, alpha, sha256 of every other file
 requests.jsonl    forget requests without their rows
 examples.jsonl    rows as text, or as keyed hashes
-classifier/       encoder.onnx, tokenizer.json, index.faiss, aliases.json, head.onnx, calibration.safetensors
+classifier/       encoder.onnx, tokenizer.json, index.faiss, retain.faiss, aliases.json, passages.safetensors, head.onnx,
+                  calibration.safetensors
 interventions/    eco.safetensors, …
 """
 
@@ -27,7 +28,7 @@ from unlearn_guard.guard.rows import ForgetRequest
 from unlearn_guard.guard.stamp import canonical_json
 
 MANIFEST = "manifest.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class EncoderRecord(BaseModel):
@@ -41,11 +42,11 @@ class EncoderRecord(BaseModel):
 
 
 class Manifest(BaseModel):
-    """The bundle's table of contents (schema 1; keys are only ever added)."""
+    """The bundle's table of contents (schema 2; keys are only ever added)."""
 
     model_config = ConfigDict(extra="forbid")
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     revision: str
     created_with: str
     model: str

@@ -115,7 +115,7 @@ def fit(
     retain_rows, clean_rows = _read(retain), _read(clean) if clean is not None else []
     forget_rows = [_own(row, request) for request in requests for row in request.rows]
     check_disjoint(forget_rows, [*retain_rows, *clean_rows])
-    split = split_rows(forget_rows, retain_rows, clean_rows, seed)
+    split = split_rows(forget_rows, retain_rows, clean_rows, seed, alpha=alpha)
     kept = [*split.retain_train, *split.retain_validation]
     if classifier == "cascade" and len(split.calibration) < 50:
         raise DataError(

@@ -10,7 +10,7 @@ from unlearn_guard.guard.verdict import TextScore
 
 @runtime_checkable
 class PromptClassifier(Protocol):
-    """Score texts by how much they query a forget set."""
+    """Score texts by how much they query a forget set, and answers by how much they give away."""
 
     alpha: float
     """The rate of false flags this classifier was calibrated for."""
@@ -18,8 +18,11 @@ class PromptClassifier(Protocol):
     smallest_p: float
     """The smallest p-value it can give."""
 
-    def score(self, texts: Sequence[str]) -> list[TextScore]:
-        """Return one score per text; batch composition must not change a score."""
+    def score(self, texts: Sequence[str], *, max_windows: int | None = None) -> list[TextScore]:
+        """Return one score per text, of any length; batch composition must not change a score.
+
+        Raises ScreeningError where the texts together need more than `max_windows` windows of the encoder.
+        """
         ...
 
     def match(self, texts: Sequence[str]) -> list[TextScore]:
@@ -27,9 +30,21 @@ class PromptClassifier(Protocol):
         ...
 
     def p_value(self, score: float) -> float:
-        """Return the split-conformal p-value of a score."""
+        """Return the split-conformal p-value of a prompt's score."""
         ...
 
-    def split_windows(self, text: str) -> list[tuple[int, int]]:
-        """Cut a text into character windows that the encoder reads whole."""
+    def score_answer(
+        self,
+        given: Sequence[str],
+        answer: str,
+        *,
+        owners: Sequence[str] = (),
+        flagged: bool = False,
+        allow: bool = True,
+    ) -> TextScore:
+        """Return the score of an answer to what was `given`, armed for the forget requests `owners`."""
+        ...
+
+    def answer_p_value(self, score: float) -> float:
+        """Return the split-conformal p-value of an answer's score."""
         ...

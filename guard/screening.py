@@ -1,12 +1,12 @@
-"""The guard: screen requests with a classifier and a policy."""
+"""The guard: screen requests, and their answers, with a classifier and a policy."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from unlearn_guard.guard.bundle import Bundle
+from unlearn_guard.guard.conversation import Conversation, Item, Message, Unit, make_units, read_messages
 from unlearn_guard.guard.errors import ScreeningError
 from unlearn_guard.guard.policy import Policy
 from unlearn_guard.guard.protocols import PromptClassifier
@@ -15,12 +15,9 @@ from unlearn_guard.guard.verdict import Span, TextScore, Verdict
 RENDERED = -1
 """The message number of spans that point into the prompt as the model sees it."""
 
-Conversation = Sequence[Mapping[str, Any]]
-Item = str | Conversation
-
 
 class Guard:
-    """Decide which requests query a forget set."""
+    """Decide which requests query a forget set, and which answers give it away."""
 
     def __init__(self, classifier: PromptClassifier, policy: Policy, bundle: Bundle | None = None) -> None:
         self.classifier = classifier
@@ -54,112 +51,106 @@ class Guard:
         whole = rendered if rendered is not None else [None] * len(items)
         return [self._screen_one(item, text) for item, text in zip(items, whole, strict=True)]
 
-    def screen_answer(self, item: Item, answer: str) -> Verdict:
-        """Return the verdict on an answer given to an item: the answer's own text is what is scored."""
-        del item  # The answer decides; the prompt's score arms it once an output guard holds text back.
-        verdict = self._screen_one(answer, None)
-        return Verdict(
+    def screen_answer(self, item: Item, answer: str, *, verdict: Verdict | None = None) -> Verdict:
+        """Return the verdict on an answer given to an item; `verdict` is the item's own, where it is known already.
+
+        The item's score arms: for the forget requests it is suspected of, a fact told in any words counts. What the
+        item itself supplied counts only under `context_policy="redact"`.
+        """
+        try:
+            if verdict is None:
+                verdict = self._screen_one(item, None)
+            given = [message.text for message in read_messages(item)]
+            return self.judge_answer(given, answer, verdict)
+        except Exception as error:
+            return self._fail(error)
+
+    def judge_answer(self, given: Sequence[str], answer: str, verdict: Verdict) -> Verdict:
+        """Return the verdict on an answer to texts that were screened with `verdict`."""
+        score = self.classifier.score_answer(
+            given,
+            answer,
+            owners=self.find_suspects(verdict),
             flagged=verdict.flagged,
-            forget_ids=verdict.forget_ids,
-            score=verdict.score,
-            p_value=verdict.p_value,
-            stage="error" if verdict.errors else "answer",
-            spans=verdict.spans,
-            errors=verdict.errors,
+            allow=self.policy.context_policy == "allow",
         )
+        p_value = self.classifier.answer_p_value(score.score)
+        flagged = p_value <= self._alpha
+        spans = tuple((0, start, end) for start, end in score.spans) if flagged else ()
+        ids = score.forget_ids if flagged else ()
+        return Verdict(flagged, ids, score.score, p_value, "answer", spans)
+
+    def find_suspects(self, verdict: Verdict) -> tuple[str, ...]:
+        """Return the forget requests that a prompt arms the output guard for."""
+        if verdict.flagged:
+            return verdict.forget_ids
+        return verdict.suspects if verdict.p_value <= self.policy.arm_p_value else ()
+
+    @property
+    def _alpha(self) -> float:
+        assert self.policy.alpha is not None
+        return self.policy.alpha
 
     def _screen_one(self, item: Item, rendered: str | None) -> Verdict:
         try:
-            return self._decide(_read_messages(item), rendered)
+            return self._decide(read_messages(item), rendered)
         except Exception as error:
-            # Whatever goes wrong inside screening becomes a verdict, because the policy, not an exception in some
-            # library, says whether such a request passes.
-            flagged = self.policy.on_error == "block"
-            return Verdict(flagged, (), 0.0, 1.0, "error", (), (f"{type(error).__name__}: {error}",))
+            return self._fail(error)
 
-    def _decide(self, messages: list[str], rendered: str | None) -> Verdict:
-        windows = [
-            (number, start, end)
-            for number, text in enumerate(messages)
-            if text.strip()
-            for start, end in self.classifier.split_windows(text)
-        ]
-        if len(windows) > self.policy.max_windows:
-            if (named := self._match(messages, rendered)) is not None:
+    def _fail(self, error: Exception) -> Verdict:
+        # Whatever goes wrong inside screening becomes a verdict, because the policy, not an exception in some
+        # library, says whether such a request passes.
+        flagged = self.policy.on_error == "block"
+        return Verdict(flagged, (), 0.0, 1.0, "error", (), (f"{type(error).__name__}: {error}",))
+
+    def _decide(self, messages: list[Message], rendered: str | None) -> Verdict:
+        units = make_units(messages)
+        try:
+            scores = self.classifier.score([unit.text for unit in units], max_windows=self.policy.max_windows)
+        except ScreeningError:
+            if (named := self._match(units, rendered)) is not None:
                 return named
-            raise ScreeningError(
-                "request needs more windows than the policy allows",
-                value=len(windows),
-                allowed=f"at most {self.policy.max_windows}",
-                mend="raise max_windows, or send less text",
-            )
-        scores = self.classifier.score([messages[number][start:end] for number, start, end in windows])
-        places: list[tuple[int, int]] = [(number, start) for number, start, _ in windows]
+            raise
+        places: list[Unit | None] = [*units]
         if rendered is not None:
             scores = [*scores, *self.classifier.match([rendered])]
-            places.append((RENDERED, 0))
+            places.append(None)
         return self._fuse(scores, places)
 
-    def _match(self, messages: list[str], rendered: str | None) -> Verdict | None:
+    def _match(self, units: list[Unit], rendered: str | None) -> Verdict | None:
         """Return the verdict of names alone where they flag: it costs no encoder, and holds for text of any length."""
-        texts = [*messages, *([rendered] if rendered is not None else [])]
-        places = [(number, 0) for number in range(len(messages))] + [(RENDERED, 0)]
+        texts = [*(unit.text for unit in units), *([rendered] if rendered is not None else [])]
+        places: list[Unit | None] = [*units, None]
         verdict = self._fuse(self.classifier.match(texts), places[: len(texts)])
         return verdict if verdict.flagged else None
 
-    def _fuse(self, scores: list[TextScore], places: list[tuple[int, int]]) -> Verdict:
+    def _fuse(self, scores: Sequence[TextScore], places: Sequence[Unit | None]) -> Verdict:
         if not scores:
             return Verdict(False, (), 0.0, 1.0, "fused")
         best = max(range(len(scores)), key=lambda number: scores[number].score)
         p_value = self.classifier.p_value(scores[best].score)
-        assert self.policy.alpha is not None
-        flagged = p_value <= self.policy.alpha
+        flagged = p_value <= self._alpha
         spans: list[Span] = []
         forget_ids: list[str] = []
-        for score, (message, offset) in zip(scores, places, strict=True):
-            if flagged and self.classifier.p_value(score.score) <= self.policy.alpha:
+        for score, unit in zip(scores, places, strict=True):
+            if flagged and self.classifier.p_value(score.score) <= self._alpha:
                 forget_ids.extend(score.forget_ids)
-                spans.extend((message, offset + start, offset + end) for start, end in score.spans)
-        ids = scores[best].forget_ids if flagged else ()
+                spans.extend(_locate(unit, start, end) for start, end in score.spans)
+        window = scores[best].windows[0] if scores[best].windows else None
         return Verdict(
             flagged=flagged,
-            forget_ids=tuple(dict.fromkeys((*ids, *forget_ids))),
+            forget_ids=tuple(dict.fromkeys((*scores[best].forget_ids, *forget_ids))) if flagged else (),
             score=scores[best].score,
             p_value=p_value,
             stage=scores[best].stage,
             spans=tuple(dict.fromkeys(spans)),
+            suspects=scores[best].forget_ids,
+            fired=_locate(places[best], window.start, window.end) if window else None,
         )
 
 
-def _read_messages(item: Item) -> list[str]:
-    """Return the text of each message; content parts of a multi-part message are joined by newlines."""
-    if isinstance(item, str):
-        return [item]
-    texts = []
-    for message in item:
-        if not isinstance(message, Mapping):
-            raise ScreeningError("message is not a mapping", value=type(message).__name__, allowed="role and content")
-        texts.append(_read_content(message.get("content")))
-    return texts
-
-
-def _read_content(content: object) -> str:
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    if isinstance(content, Sequence):
-        parts = []
-        for part in content:
-            if isinstance(part, str):
-                parts.append(part)
-            elif isinstance(part, Mapping) and isinstance(part.get("text"), str):
-                parts.append(part["text"])
-            else:
-                kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-                raise ScreeningError("content part cannot be screened", value=kind, allowed="text")
-        return "\n".join(parts)
-    raise ScreeningError("message content cannot be screened", value=type(content).__name__, allowed="text")
+def _locate(unit: Unit | None, start: int, end: int) -> Span:
+    return (RENDERED, start, end) if unit is None else unit.locate(start, end)
 
 
 def _name_type(items: object) -> str:
@@ -168,3 +159,6 @@ def _name_type(items: object) -> str:
     if isinstance(items, Sequence):
         return "a bare conversation"
     return type(items).__name__
+
+
+__all__ = ["RENDERED", "Conversation", "Guard", "Item"]

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Stage = Literal["alias", "neighbour", "head", "ood", "fused", "document", "context", "answer", "key_space", "error"]
+Stage = Literal[
+    "lexical", "alias", "neighbour", "head", "ood", "fused", "document", "context", "answer", "key_space", "error"
+]
 STAGES: tuple[str, ...] = get_args(Stage)
 
 Span = tuple[int, int, int]
 """(message, start, end): characters of the original text of one message, half-open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One judged piece of a text: characters of the original text, and what every stage said of it."""
+
+    start: int
+    end: int
+    how: str
+    """`plain`, or the disguise through which it was read."""
+    score: float
+    stage: Stage
+    forget_ids: tuple[str, ...]
+    signals: Mapping[str, float]
+    text: str
+    """As it was judged: folded, decoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +39,10 @@ class TextScore:
     stage: Stage
     forget_ids: tuple[str, ...] = ()
     spans: tuple[tuple[int, int], ...] = ()
+    n_windows: int = 1
+    n_encoded: int = 0
+    windows: tuple[Window, ...] = ()
+    """The highest windows that the first stage did not clear, best first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +61,7 @@ class Verdict:
     stage: Stage
     spans: tuple[Span, ...] = ()
     errors: tuple[str, ...] = ()
+    suspects: tuple[str, ...] = ()
+    """Whom the highest window is nearest to, flagged or not: what an output guard is armed for."""
+    fired: Span | None = None
+    """The window that decided: the clause to look at."""

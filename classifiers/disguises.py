@@ -1,0 +1,174 @@
+"""Undo disguises: each view of a text is what a reader, or a model told to decode it, would see.
+
+The work is bounded: at most MAX_DECODED encoded segments, two levels deep, and no view longer than the text itself.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import codecs
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from unlearn_guard.classifiers.normalisation import Normalised, normalise
+
+MAX_DECODED = 32
+"""Encoded segments looked into per text."""
+_DEPTH = 2
+_LEET = str.maketrans("013457@$!|8", "oieastasilb")
+_LEET_WORD = re.compile(r"[a-z0-9@$!|]*(?:[a-z][0-9@$|]|[0-9@$|][a-z]|[a-z]![a-z])[a-z0-9@$!|]*")
+_SPACED = re.compile(r"(?<![^\W_])(?:[^\W_][ ._*|/\\-]{1,3}){3,}[^\W_](?![^\W_])")
+_BASE64 = re.compile(r"(?<![A-Za-z0-9+/_=-])[A-Za-z0-9+/_-]{12,}={0,2}(?![A-Za-z0-9+/_=-])")
+_HEX = re.compile(r"(?<![0-9A-Fa-f])(?:[0-9A-Fa-f]{2}[ :,]?){8,}(?![0-9A-Fa-f])")
+_FOREIGN_WORD = re.compile(r"[^\W\d_a-zA-Z]+")
+_ROT13 = str.maketrans(codecs.decode("abcdefghijklmnopqrstuvwxyz", "rot13"), "abcdefghijklmnopqrstuvwxyz")
+_WORD = re.compile(r"[^\W\d_]+")
+_JUDGED_WORDS = 120
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One reading of a text: folded, how it came about, and the original characters behind it."""
+
+    text: str
+    how: str
+    starts: Sequence[int]
+    ends: Sequence[int]
+
+    def locate(self, start: int, end: int) -> tuple[int, int]:
+        """Return the original half-open span behind a non-empty span of this view."""
+        return min(self.starts[start], self.starts[end - 1]), max(self.ends[start], self.ends[end - 1])
+
+
+def read_views(text: str, is_word: Callable[[str], bool] | None = None) -> list[View]:
+    """Return the plain view, then every view that differs from it.
+
+    `is_word` says whether a folded word is ordinary language: rot13 and reversed readings are taken only where they
+    read more like language than the text itself. Without it they are always taken.
+    """
+    folded = normalise(text)
+    plain = View(folded.text, "plain", folded.starts, folded.ends)
+    return [plain, *_undo(text, folded, is_word)]
+
+
+def decode_segments(text: str, depth: int = _DEPTH) -> Iterator[tuple[int, int, str, str]]:
+    """Yield (start, end, how, decoded text) of base64 and hex segments, decoded again where they hold another."""
+    n_found = 0
+    for how, pattern, decode in (("hex", _HEX, _decode_hex), ("base64", _BASE64, _decode_base64)):
+        for match in pattern.finditer(text):
+            if n_found >= MAX_DECODED:
+                return
+            decoded = decode(match.group())
+            if decoded is None:
+                continue
+            n_found += 1
+            yield match.start(), match.end(), how, decoded
+            if depth > 1:
+                for _, _, inner, content in decode_segments(decoded, depth - 1):
+                    yield match.start(), match.end(), f"{how}+{inner}", content
+
+
+def _undo(text: str, folded: Normalised, is_word: Callable[[str], bool] | None) -> Iterable[View]:
+    if leet := _undo_leet(folded):
+        yield leet
+    yield from _join_letters(folded)
+    if not text.isascii() and (latin := _transliterate(text)):
+        yield latin
+    for start, end, how, decoded in decode_segments(text):
+        inner = normalise(decoded)
+        yield View(inner.text, how, [start] * len(inner.text), [end] * len(inner.text))
+    score = _share_words(folded.text, is_word)
+    for how, turned in (("rot13", folded.text.translate(_ROT13)), ("reversed", folded.text[::-1])):
+        if is_word is None or _share_words(turned, is_word) > max(score, 0.3):
+            places = (folded.starts[::-1], folded.ends[::-1]) if how == "reversed" else (folded.starts, folded.ends)
+            yield View(turned, how, *places)
+
+
+def _undo_leet(folded: Normalised) -> View | None:
+    """Map digits and signs inside words back to letters, one to one."""
+    text = folded.text
+    if not any(digit in text for digit in "013457@$!|8") or not _LEET_WORD.search(text):
+        return None
+    undone = _LEET_WORD.sub(lambda match: match.group().translate(_LEET), text)
+    return None if undone == text else View(undone, "leet", folded.starts, folded.ends)
+
+
+def _join_letters(folded: Normalised) -> Iterable[View]:
+    """Join runs of single letters; where words ended inside a run is lost."""
+    for match in _SPACED.finditer(folded.text):
+        places = [place for place in range(match.start(), match.end()) if folded.text[place].isalnum()]
+        joined = "".join(folded.text[place] for place in places)
+        yield View(
+            joined, "joined", [folded.starts[place] for place in places], [folded.ends[place] for place in places]
+        )
+
+
+def _transliterate(text: str) -> View | None:
+    """Spell words of other scripts in Latin letters; words that mix scripts are look-alikes, and stay folded."""
+    from anyascii import anyascii
+
+    pieces: list[str] = []
+    starts: list[int] = []
+    ends: list[int] = []
+    cursor = 0
+    changed = False
+    for match in _WORD.finditer(text):
+        word = match.group()
+        if word.isascii() or not _FOREIGN_WORD.fullmatch(word):
+            continue
+        latin = normalise(anyascii(word)).text
+        changed = changed or latin != normalise(word).text
+        before = normalise(text[cursor : match.start()])
+        pieces += [before.text, latin]
+        starts += [cursor + place for place in before.starts] + [match.start()] * len(latin)
+        ends += [cursor + place for place in before.ends] + [match.end()] * len(latin)
+        cursor = match.end()
+    if not changed:
+        return None
+    rest = normalise(text[cursor:])
+    pieces.append(rest.text)
+    starts += [cursor + place for place in rest.starts]
+    ends += [cursor + place for place in rest.ends]
+    return View("".join(pieces), "transliterated", starts, ends)
+
+
+def _share_words(text: str, is_word: Callable[[str], bool] | None) -> float:
+    """Return the share of ordinary words among the first words of three letters and more."""
+    if is_word is None:
+        return 0.0
+    n_words = n_ordinary = 0
+    for match in _WORD.finditer(text):
+        if len(word := match.group()) >= 3:
+            n_words += 1
+            n_ordinary += is_word(word)
+            if n_words >= _JUDGED_WORDS:
+                break
+    return n_ordinary / n_words if n_words else 0.0
+
+
+def _decode_base64(segment: str) -> str | None:
+    core = segment.rstrip("=").replace("-", "+").replace("_", "/")
+    if len(core) % 4 == 1 or core.isdigit():
+        return None
+    try:
+        return _as_text(base64.b64decode(core + "=" * (-len(core) % 4), validate=True))
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _decode_hex(segment: str) -> str | None:
+    digits = re.sub(r"[ :,]", "", segment)
+    return _as_text(bytes.fromhex(digits)) if len(digits) % 2 == 0 else None
+
+
+def _as_text(content: bytes) -> str | None:
+    """Return bytes as text where they are printable UTF-8 with letters, else None."""
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    printable = sum(character.isprintable() or character in "\n\t" for character in text)
+    letters = sum(character.isalpha() or character == " " for character in text)
+    return text if text and printable == len(text) and letters >= 0.6 * len(text) else None

@@ -1,0 +1,332 @@
+"""Finding people by name: whole names, misspelt ones, initials, and parts that belong to nobody else.
+
+A *whole* name is every part of an alias close together, in any order, each part within one edit (two for long parts).
+A *part* is one rare part of it, not beside a name part that belongs to somebody else: "Carmen Diaz" is not part of
+"Carmen Montenegro". A *namesake* is a whole name with a description that the forget request never uses: another
+profession, country or century.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from unlearn_guard.classifiers.disguises import View
+from unlearn_guard.classifiers.lexicon import describes
+from unlearn_guard.classifiers.normalisation import normalise
+
+_WORD = re.compile(r"[^\W_]+")
+_PARTICLES = frozenset("de del da di la le van von der den al el bin ibn the of mr mrs ms dr sir st jr".split())
+_LONG_PART = 8
+_FUZZY_PART = 5
+_GAP_WORDS = 2
+"""Words that may stand between the parts of a whole name."""
+_CONTEXT_CHARACTERS = 60
+_FAMILY_NAME, _GIVEN_NAME, _ORDINARY_NAME = 0.8, 0.4, 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class NameHit:
+    """Evidence of one forget request's name: characters of the view, and how sure it is (1 for a whole name)."""
+
+    start: int
+    end: int
+    forget_id: str
+    weight: float
+    is_namesake: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Alias:
+    forget_id: str
+    parts: tuple[str, ...]
+
+
+class NameFinder:
+    """Find names of forget requests in views of a text."""
+
+    def __init__(
+        self,
+        aliases: Mapping[str, Sequence[str]],
+        *,
+        kept_words: Mapping[str, int] | None = None,
+        n_kept: int = 0,
+        is_ordinary: Callable[[str], bool] | None = None,
+        is_common: Callable[[str], bool] | None = None,
+        profiles: Mapping[str, frozenset[str]] | None = None,
+    ) -> None:
+        """Build from forget_id → aliases.
+
+        `kept_words` counts in how many of `n_kept` kept rows a word occurs; `is_ordinary` says whether a word is plain
+        language, `is_common` whether sentences often begin with it; `profiles` holds the descriptive words that each request's own rows use.
+        """
+        self._kept_words, self._n_kept = dict(kept_words or {}), n_kept
+        self._is_ordinary = is_ordinary or (lambda word: False)
+        self._is_common = is_common or self._is_ordinary
+        self._profiles = dict(profiles or {})
+        self._aliases: list[_Alias] = []
+        self._by_part: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        self._given: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        self._squeezed: dict[str, str] = {}
+        for forget_id, names in aliases.items():
+            for name in dict.fromkeys(names):
+                parts = split_parts(name)
+                if not parts:
+                    continue
+                number = len(self._aliases)
+                self._aliases.append(_Alias(forget_id, parts))
+                for place, part in enumerate(parts):
+                    self._by_part[part].append((number, place))
+                    if place < len(parts) - 1:
+                        for other in find_given_names(part):
+                            self._given[other].append((number, place))
+                squeezed = "".join(parts)
+                if len(squeezed) >= _LONG_PART:
+                    self._squeezed[squeezed] = forget_id
+        self._by_deletion: dict[str, list[str]] = defaultdict(list)
+        for part in self._by_part:
+            if len(part) >= _FUZZY_PART:
+                for deleted in _delete(part, 2 if len(part) >= _LONG_PART else 1):
+                    self._by_deletion[deleted].append(part)
+        self._initials = self._index_initials()
+        self._resolve = lru_cache(maxsize=65_536)(self._resolve_word)
+
+    def find(self, view: View, original: str | None = None) -> list[NameHit]:
+        """Return hits in one view, whole names first.
+
+        `original` is the text as it was sent, for the capitals of names beside a part; without it only words that are
+        not ordinary count as names.
+        """
+        if not self._aliases:
+            return []
+        if view.how in ("joined", "reversed"):
+            squeezed = self._find_squeezed(view.text)
+            if view.how == "joined" or squeezed:
+                return squeezed
+        words = [(match.group(), match.start(), match.end()) for match in _WORD.finditer(view.text)]
+        places: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        for number, (word, _, _) in enumerate(words):
+            for alias, place in self._resolve(word):
+                places[alias].append((number, place))
+        hits = [hit for alias, found in places.items() if (hit := self._judge(alias, found, words, view, original))]
+        hits += self._find_initials(words)
+        hits.sort(key=lambda hit: (hit.is_namesake, -hit.weight, hit.start))
+        return hits
+
+    def weigh(self, alias: _Alias, place: int, *, is_capital: bool) -> float:
+        """Return how much one part says by itself.
+
+        1 for a rare family name that nobody else has; a given name says half of that; an ordinary word says something
+        only with a capital letter inside a sentence; what many kept people are called says nothing.
+        """
+        part = alias.parts[place]
+        if len(part) < 3:
+            return 0.0
+        weight = _FAMILY_NAME if place == len(alias.parts) - 1 else _GIVEN_NAME
+        if self._is_ordinary(part):
+            weight *= _ORDINARY_NAME if is_capital else 0.0
+        elif len(part) < 4:
+            return 0.0
+        if self._n_kept:
+            weight *= max(0.0, 1.0 - 2 * math.log1p(self._kept_words.get(part, 0)) / math.log1p(self._n_kept))
+        return weight
+
+    def _resolve_word(self, word: str) -> tuple[tuple[int, int], ...]:
+        """Return (alias, part) pairs that a word may stand for."""
+        if word in self._by_part or word in self._given:
+            return (*self._by_part.get(word, ()), *self._given.get(word, ()))
+        if len(word) < _FUZZY_PART - 1 or self._is_ordinary(word):
+            return ()
+        reach = 2 if len(word) >= _LONG_PART - 1 else 1
+        candidates = {part for deleted in _delete(word, reach) for part in self._by_deletion.get(deleted, ())}
+        return tuple(
+            pair
+            for part in sorted(candidates)
+            if count_edits(word, part) <= (2 if len(part) >= _LONG_PART else 1)
+            for pair in self._by_part[part]
+        )
+
+    def _judge(
+        self,
+        number: int,
+        found: Sequence[tuple[int, int]],
+        words: Sequence[tuple[str, int, int]],
+        view: View,
+        original: str | None,
+    ) -> NameHit | None:
+        alias = self._aliases[number]
+        n_parts = len(alias.parts)
+        reach = n_parts + _GAP_WORDS
+        latest: dict[int, int] = {}
+        for place, part in found:
+            latest[part] = place
+            members = [where for where in latest.values() if place - where < reach]
+            if len(members) == n_parts:
+                start, end = words[min(members)][1], words[max(members)][2]
+                return NameHit(start, end, alias.forget_id, 1.0, self._is_namesake(alias, view.text, start, end))
+        free = {
+            part
+            for place, part in found
+            if words[place][0] == alias.parts[part] and not self._is_foreign(number, place, words, view, original)
+        }
+        if len(free) == n_parts:  # All parts, far apart: "let A be …, let B be …".
+            return NameHit(words[found[0][0]][1], words[found[-1][0]][2], alias.forget_id, 0.9)
+        best: NameHit | None = None
+        for place, part in found:
+            if words[place][0] != alias.parts[part]:  # A near miss of one part alone is another name.
+                continue
+            weight = self.weigh(alias, part, is_capital=self._is_capital(words, place, view, original))
+            if weight > (best.weight if best else 0.0) and not self._is_foreign(number, place, words, view, original):
+                best = NameHit(words[place][1], words[place][2], alias.forget_id, weight)
+        return best
+
+    def _is_foreign(
+        self, number: int, place: int, words: Sequence[tuple[str, int, int]], view: View, original: str | None
+    ) -> bool:
+        """Return whether a part stands beside a name part that its alias does not have."""
+        for other in (place - 1, place + 1):
+            if not 0 <= other < len(words):
+                continue
+            word, start, end = words[other]
+            between = view.text[min(end, words[place][2]) : max(start, words[place][1])]
+            if "__" in between:  # A blank to be filled with somebody's other name.
+                return True
+            if between.strip(" '’-") or len(word) < 2 or any(alias == number for alias, _ in self._resolve(word)):
+                continue
+            if word in _PARTICLES or word == "s":
+                continue
+            if original is not None and view.how == "plain" and original[view.starts[start]].isupper():
+                opens = other == 0 or view.text[:start].rstrip(" \"'")[-1:] in ".?!:\n"
+                if not (opens and self._is_common(word)):
+                    return True
+            elif not self._is_ordinary(word) and not self._kept_words.get(word, 0) > 2:
+                return True
+        return False
+
+    def _is_capital(self, words: Sequence[tuple[str, int, int]], place: int, view: View, original: str | None) -> bool:
+        """Return whether a word is capitalised where plain language would not be.
+
+        That is inside a sentence, before 's, or at a sentence's begin where it is a word that few sentences begin with.
+        """
+        word, start, end = words[place]
+        if original is None or view.how != "plain" or not original[view.starts[start]].isupper():
+            return False
+        opens = place == 0 or view.text[:start].rstrip(" \"'(")[-1:] in ".?!:\n"
+        return not opens or not self._is_common(word) or view.text[end:].startswith(("'s ", "' "))
+
+    def _is_namesake(self, alias: _Alias, text: str, start: int, end: int) -> bool:
+        context = text[max(0, start - _CONTEXT_CHARACTERS) : start], text[end : end + _CONTEXT_CHARACTERS]
+        described, profile = describes(*context), self._profiles.get(alias.forget_id)
+        return bool(profile and described) and not described & (profile or frozenset())
+
+    def _index_initials(self) -> dict[tuple[str, str], list[str]]:
+        """Return (first letter, other part) → forget ids, for aliases of two parts and more."""
+        index: dict[tuple[str, str], list[str]] = defaultdict(list)
+        for alias in self._aliases:
+            for place, part in enumerate(alias.parts):
+                others = {other[0] for number, other in enumerate(alias.parts) if number != place}
+                if len(part) >= 4 and self.weigh(alias, place, is_capital=False) > 0:
+                    for letter in others:
+                        index[letter, part].append(alias.forget_id)
+        return dict(index)
+
+    def _find_initials(self, words: Sequence[tuple[str, int, int]]) -> Iterable[NameHit]:
+        for place, (word, start, end) in enumerate(words):
+            if len(word) != 1:
+                continue
+            for other in (place - 1, place + 1, place + 2):
+                if 0 <= other < len(words) and (ids := self._initials.get((word, words[other][0]))):
+                    for forget_id in ids:
+                        yield NameHit(min(start, words[other][1]), max(end, words[other][2]), forget_id, 0.9)
+
+    def _find_squeezed(self, text: str) -> list[NameHit]:
+        return [
+            NameHit(place, place + len(squeezed), forget_id, 1.0)
+            for squeezed, forget_id in self._squeezed.items()
+            if (place := text.find(squeezed)) >= 0
+        ]
+
+
+# Short forms that are no beginning of the long one.
+_SHORT_FORMS = {
+    "william": "bill billy will",
+    "robert": "bob bobby",
+    "richard": "dick rick",
+    "james": "jim jimmy jamie",
+    "john": "jack johnny",
+    "charles": "chuck charlie",
+    "edward": "ned ted eddie",
+    "theodore": "ted teddy",
+    "elizabeth": "liz lizzie beth betty",
+    "margaret": "maggie peggy meg",
+    "katherine": "kate kathy katie",
+    "leonard": "lenny leo",
+    "michael": "mike mickey",
+    "joseph": "joe",
+    "henry": "harry hank",
+    "anthony": "tony",
+    "nicholas": "nick",
+    "alexander": "sasha alec",
+    "stephen": "steve",
+    "patricia": "patti trish",
+    "christopher": "kit topher",
+    "lawrence": "larry",
+    "gerald": "gerry jerry",
+    "susan": "sue",
+    "rebecca": "becky",
+    "deborah": "debbie",
+    "francis": "frank",
+}
+
+
+def find_given_names(part: str) -> set[str]:
+    """Return other forms of a given name: short for long, and long for short."""
+    names = set(_SHORT_FORMS.get(part, "").split())
+    names |= {long for long, short in _SHORT_FORMS.items() if part in short.split()}
+    if len(part) >= 3:
+        names |= {long for long in _LONG_NAMES if long.startswith(part) and long != part}
+    return names
+
+
+_LONG_NAMES = tuple(_SHORT_FORMS) + tuple(
+    "samuel timothy donald benjamin daniel david matthew gregory jonathan thomas kenneth ronald raymond philip victoria "
+    "jennifer jessica samantha pamela cassandra christina alexandra gabriella isabella valentina maximilian sebastian "
+    "nathaniel zachary jeffrey douglas frederick andrew vincent augustine barbara josephine angela natalie rosalind".split()
+)
+
+
+def split_parts(name: str) -> tuple[str, ...]:
+    """Return the folded parts of a name, particles and single letters left out where others remain."""
+    words = _WORD.findall(normalise(name).text)
+    telling = tuple(word for word in words if word not in _PARTICLES and len(word) > 1)
+    return telling or tuple(words)
+
+
+def count_edits(first: str, second: str) -> int:
+    """Return insertions, deletions, substitutions and swaps of neighbours between two words (optimal alignment)."""
+    if abs(len(first) - len(second)) > 2:
+        return 3
+    before: list[int] = []
+    row = list(range(len(second) + 1))
+    for i, a in enumerate(first, start=1):
+        before, previous, row = row, before, [i]
+        for j, b in enumerate(second, start=1):
+            cost = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (a != b))
+            if i > 1 and j > 1 and a == second[j - 2] and first[i - 2] == b:
+                cost = min(cost, previous[j - 2] + 1)
+            row.append(cost)
+    return row[-1]
+
+
+def _delete(word: str, reach: int) -> set[str]:
+    """Return the word with up to `reach` letters left out (Garbe's symmetric deletion)."""
+    found = {word}
+    edge = {word}
+    for _ in range(reach):
+        edge = {shorter[:place] + shorter[place + 1 :] for shorter in edge for place in range(len(shorter))}
+        found |= edge
+    return found

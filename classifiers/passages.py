@@ -1,0 +1,97 @@
+"""Verbatim text: hashed word n-grams of documents and answers, and the longest run of them in another text.
+
+Only hashes are stored. A run of k consecutive n-grams is k + n − 1 words of the original, in order.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from unlearn_guard.classifiers.normalisation import normalise
+
+Hashes = npt.NDArray[np.uint64]
+NGRAM_WORDS = 4
+_WORD = re.compile(r"[^\W_]+")
+_BASE = np.uint64(0x9E3779B97F4A7C15)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Words in order that a forgotten text holds too: characters of the folded text, how many words, whose."""
+
+    start: int
+    end: int
+    n_words: int
+    owner: str
+
+
+class PassageIndex:
+    """The n-grams of forgotten texts that no kept text holds."""
+
+    def __init__(self, hashes: Hashes, owners: npt.NDArray[np.int32], names: Sequence[str]) -> None:
+        """Take sorted hashes, the owner's number of each, and the owners' names."""
+        self.hashes, self.owners, self.names = hashes, owners, list(names)
+
+    @classmethod
+    def build(cls, texts: Mapping[str, Iterable[str]], kept: Iterable[str] = ()) -> PassageIndex:
+        """Index owner → texts; n-grams that occur in `kept` are left out."""
+        names = list(texts)
+        parts = [(number, hash_ngrams(text)) for number, name in enumerate(names) for text in texts[name]]
+        hashes = np.concatenate([part for _, part in parts] or [np.zeros(0, np.uint64)])
+        owners = np.concatenate(
+            [np.full(len(part), number, np.int32) for number, part in parts] or [np.zeros(0, np.int32)]
+        )
+        hashes, first = np.unique(hashes, return_index=True)
+        owners = owners[first]
+        if len(hashes):
+            shared = np.zeros(len(hashes), bool)
+            for text in kept:
+                shared |= np.isin(hashes, hash_ngrams(text))
+            hashes, owners = hashes[~shared], owners[~shared]
+        return cls(hashes, owners, names)
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    def find(self, folded: str) -> Run | None:
+        """Return the longest run in folded text, None without one."""
+        if not len(self.hashes):
+            return None
+        words = [(match.start(), match.end()) for match in _WORD.finditer(folded)]
+        if len(words) < NGRAM_WORDS:
+            return None
+        grams = _hash([folded[start:end] for start, end in words])
+        places = np.searchsorted(self.hashes, grams)
+        places[places == len(self.hashes)] = 0
+        hit = self.hashes[places] == grams
+        if not hit.any():
+            return None
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], hit, [False]]).astype(np.int8)))
+        lengths = edges[1::2] - edges[::2]
+        best = int(lengths.argmax())
+        first, n_grams = int(edges[2 * best]), int(lengths[best])
+        n_words = n_grams + NGRAM_WORDS - 1
+        owner = self.names[int(self.owners[places[first]])]
+        return Run(words[first][0], words[first + n_words - 1][1], n_words, owner)
+
+
+def hash_ngrams(text: str) -> Hashes:
+    """Return the hashes of a text's word n-grams, in order; a shorter text has none."""
+    words = _WORD.findall(normalise(text).text)
+    return _hash(words) if len(words) >= NGRAM_WORDS else np.zeros(0, np.uint64)
+
+
+def _hash(words: Sequence[str]) -> Hashes:
+    codes = np.array([zlib.crc32(word.encode()) + 1 for word in words], np.uint64)
+    n_grams = len(codes) - NGRAM_WORDS + 1
+    value = np.zeros(n_grams, np.uint64)
+    for place in range(NGRAM_WORDS):
+        value = value * _BASE + codes[place : place + n_grams]
+        value ^= value >> np.uint64(29)
+    return value

@@ -1,0 +1,272 @@
+"""The lexical signals of a text: names, facts, attributes and verbatim passages, at no encoder cost."""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unlearn_guard.classifiers.aliases import AliasMatcher
+from unlearn_guard.classifiers.attributes import AttributeIndex, Overlap, Weights, fill_bag, find_terms, locate_terms
+from unlearn_guard.classifiers.disguises import View, read_views
+from unlearn_guard.classifiers.lexicon import find_profile
+from unlearn_guard.classifiers.masking import find_strangers, mask
+from unlearn_guard.classifiers.names import NameFinder, split_parts
+from unlearn_guard.classifiers.normalisation import normalise
+from unlearn_guard.classifiers.passages import PassageIndex
+from unlearn_guard.guard.rows import Row
+
+Floats = npt.NDArray[np.float32]
+SIGNALS = ("name", "namesake", "part", "fact", "attribute", "share", "kept", "other", "passage", "forget", "retain")
+"""The fused score's inputs, in order; the last two come from the encoder, all others from here."""
+N_LEXICAL = SIGNALS.index("forget")
+WHOLE_NAME = 0.9
+"""From this weight on a hit is a whole name, not a part of one."""
+_PASSAGE_WORDS = 12
+_COINCIDENCE_WORDS = 6
+"""Titles and turns of phrase make runs of this length."""
+_MAX_BAGS = 4096
+_GROUP_ROWS = 20
+_COMMON_RANK = 2500
+"""Words of a higher frequency rank often begin a sentence; others that do may be names."""
+_FACT_NATS = 12.0
+"""A title of this much rarity identifies somebody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One piece of lexical evidence in a view: half-open characters of the view's text, weight in (0, 1], and whose."""
+
+    signal: str
+    start: int
+    end: int
+    weight: float
+    owners: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lexical:
+    """What a piece of text says without the encoder: one value per lexical signal, and whose it is."""
+
+    values: tuple[float, ...]
+    forget_ids: tuple[str, ...] = ()
+
+    def __getitem__(self, name: str) -> float:
+        return self.values[SIGNALS.index(name)]
+
+
+class Reading:
+    """One view of a text with its evidence; windows of it are judged by `judge`."""
+
+    def __init__(self, reader: LexicalReader, view: View, hits: list[Hit], strangers: list[tuple[int, int]]) -> None:
+        self._reader, self.view, self.hits, self._strangers = reader, view, hits, strangers
+        self.terms = locate_terms(view.text)
+        self._starts = [start for start, _, _ in self.terms]
+
+    def judge(
+        self, start: int = 0, end: int | None = None, *, without: Mapping[str, frozenset[str]] | None = None
+    ) -> Lexical:
+        """Return the signals of characters [start, end); `without` leaves words out of bags, by owner."""
+        end = len(self.view.text) if end is None else end
+        best: dict[str, float] = {}
+        owners: dict[str, tuple[str, ...]] = {}
+        named: list[str] = []
+        for hit in self.hits:
+            if hit.start < end and hit.end > start:
+                if hit.weight > best.get(hit.signal, 0.0):
+                    best[hit.signal], owners[hit.signal] = hit.weight, hit.owners
+                if hit.signal == "name":
+                    named.extend(hit.owners)
+        first, last = bisect_left(self._starts, start), bisect_left(self._starts, end)
+        terms = self.terms[first:last]
+        described = self._reader.attributes.find(terms, without=without)
+        kept = self._reader.kept.find(terms, without=without) if described.weight else _NOTHING
+        values = (
+            best.get("name", 0.0),
+            0.0 if "name" in best else best.get("namesake", 0.0),
+            best.get("part", 0.0),
+            best.get("fact", 0.0),
+            described.weight / 10,
+            described.share,
+            kept.weight / 10,
+            float(self._names_others(start, end, described.owner)),
+            best.get("passage", 0.0),
+        )
+        ids = named or next((list(owners[name]) for name in ("passage", "fact", "part") if name in owners), [])
+        return Lexical(values, tuple(dict.fromkeys(ids or ([described.owner] if described.owner else []))))
+
+    def mask(self, start: int, end: int) -> str:
+        """Return characters [start, end) as the encoder reads them, without names."""
+        return mask(self.view.text, start, end, self._strangers)
+
+    def _names_others(self, start: int, end: int, owner: str) -> bool:
+        """Return whether a window names somebody, or something, that no forget request speaks of."""
+        for first, last in self._strangers:
+            if last <= start or first >= end:
+                continue
+            if any(hit.start < last and hit.end > first for hit in self.hits):
+                continue
+            if not any(
+                self._reader.attributes.holds(owner, term) for _, _, term in locate_terms(self.view.text[first:last])
+            ):
+                return True
+        return False
+
+
+_NOTHING = Overlap(0.0, 0.0)
+
+
+@dataclass(slots=True)
+class LexicalReader:
+    """Everything that `fit` mined from the rows, ready to read texts."""
+
+    names: NameFinder
+    facts: AliasMatcher
+    attributes: AttributeIndex
+    kept: AttributeIndex
+    passages: PassageIndex
+    weights: Weights
+    is_word: Callable[[str], bool]
+
+    @classmethod
+    def build(cls, record: Mapping[str, Any], passages: PassageIndex, ranks: Mapping[str, int]) -> LexicalReader:
+        """Build from the record that `mine` returns; `ranks` orders the encoder's vocabulary by frequency."""
+        is_word = make_judge(ranks)
+        weights = Weights(record["counts"], record["n_bags"], record["bag_words"], ranks)
+        return cls(
+            names=NameFinder(
+                record["aliases"],
+                kept_words=record["counts"],
+                n_kept=record["n_bags"],
+                is_ordinary=is_word,
+                is_common=lambda word: ranks.get(word, _COMMON_RANK) < _COMMON_RANK,
+                profiles={owner: frozenset(words) for owner, words in record["profiles"].items()},
+            ),
+            facts=AliasMatcher(record["facts"]),
+            attributes=AttributeIndex(record["bags"], weights),
+            kept=AttributeIndex(record["kept_bags"], weights),
+            passages=passages,
+            weights=weights,
+            is_word=is_word,
+        )
+
+    def read(self, text: str) -> list[Reading]:
+        """Return one reading per view of a text, the plain one first."""
+        return [self._read_view(view, text) for view in read_views(text, self.is_word)]
+
+    def _read_view(self, view: View, text: str) -> Reading:
+        hits = []
+        for found in self.names.find(view, text):
+            whole = found.weight >= WHOLE_NAME
+            signal = "namesake" if found.is_namesake else "name" if whole else "part"
+            hits.append(Hit(signal, found.start, found.end, found.weight, (found.forget_id,)))
+        for start, end, owners in self.facts.find_folded(view.text):
+            if not _is_cut(view.text, start, end):
+                hits.append(Hit("fact", start, end, self._weigh_fact(view.text[start:end]), owners))
+        if run := self.passages.find(view.text):
+            weight = (run.n_words - _COINCIDENCE_WORDS) / (_PASSAGE_WORDS - _COINCIDENCE_WORDS)
+            if weight > 0:
+                hits.append(Hit("passage", run.start, run.end, min(1.0, weight), (run.owner,)))
+        return Reading(self, view, hits, find_strangers(view, text, self.is_word))
+
+    def _weigh_fact(self, fact: str) -> float:
+        """Return 1 for a date, for a title how far its words are rare."""
+        if any(character.isdigit() for character in fact):
+            return 1.0
+        return min(1.0, sum(self.weights.weigh(term) for term in set(find_terms(fact))) / _FACT_NATS)
+
+
+def _is_cut(text: str, start: int, end: int) -> bool:
+    """Return whether a title is only part of a longer quoted one."""
+    before, after = text[:start].rstrip(" .,!?")[-1:], text[end:].lstrip(" .,!?")[:1]
+    quotes = "\"'"
+    return (before in quotes and before != "") != (after in quotes and after != "")
+
+
+def mine(
+    aliases: Mapping[str, Sequence[str]],
+    facts: Mapping[str, Sequence[str]],
+    forget: Sequence[Row],
+    kept: Sequence[Row],
+    ranks: Mapping[str, int],
+) -> dict[str, Any]:
+    """Return the record that a LexicalReader is built from."""
+    groups: dict[str, Counter[str]] = {}
+    for number, row in enumerate(kept):
+        # Rows of nobody in particular are taken by the score, so that a bag is about as large as a person's.
+        groups.setdefault(row.forget_id or f"\0{number // _GROUP_ROWS}", Counter()).update(_terms_of(row))
+    counts = Counter(term for bag in groups.values() for term in bag)
+    bag_words = sum(bag.total() for bag in groups.values()) / max(1, len(groups))
+    weights = Weights(counts, len(groups), bag_words, ranks)
+    own: dict[str, Counter[str]] = {}
+    profiles: dict[str, set[str]] = {}
+    for row in forget:
+        own.setdefault(row.forget_id, Counter()).update(_terms_of(row))
+        profiles.setdefault(row.forget_id, set()).update(find_profile(normalise(_content(row)).text))
+    return {
+        "aliases": {owner: list(names) for owner, names in aliases.items()},
+        "facts": {owner: list(found) for owner, found in facts.items()},
+        "bags": {
+            owner: fill_bag(
+                found, weights, leave_out=[part for name in aliases.get(owner, ()) for part in split_parts(name)]
+            )
+            for owner, found in own.items()
+        },
+        "kept_bags": {
+            owner: fill_bag(groups[owner], weights) for owner in list(groups)[:_MAX_BAGS] if not owner.startswith("\0")
+        },
+        "profiles": {owner: sorted(words) for owner, words in profiles.items()},
+        "counts": {term: n for term, n in counts.items() if n > 1 or term in ranks},
+        "n_bags": len(groups),
+        "bag_words": bag_words,
+    }
+
+
+def read_ranks(tokenizer_file: Path) -> dict[str, int]:
+    """Return the whole words of a WordPiece vocabulary by rank; such vocabularies are ordered by frequency."""
+    vocabulary = json.loads(tokenizer_file.read_text(encoding="utf-8"))["model"].get("vocab", {})
+    words = [word for word in vocabulary if word.isalpha()] if isinstance(vocabulary, dict) else []
+    words.sort(key=lambda word: vocabulary[word])
+    return {word: rank for rank, word in enumerate(words, start=1)}
+
+
+def make_judge(ranks: Mapping[str, int]) -> Callable[[str], bool]:
+    """Return what tells plain language from names and nonsense, by the encoder's vocabulary."""
+
+    @lru_cache(maxsize=65_536)
+    def is_word(word: str) -> bool:
+        """Whether a word is plain language, inflected forms included."""
+        return word in ranks or any(
+            word.endswith(ending) and (word[: -len(ending)] in ranks or word[: -len(ending)] + "e" in ranks)
+            for ending in ("s", "es", "ed", "ing", "ly", "er", "ers")
+            if len(word) - len(ending) >= 3
+        )
+
+    return is_word
+
+
+def _content(row: Row) -> str:
+    return f"{row.query}\n{row.answer}"
+
+
+def _terms_of(row: Row) -> list[str]:
+    return find_terms(normalise(_content(row)).text)
+
+
+def own_terms(forget: Iterable[Row]) -> list[dict[str, frozenset[str]]]:
+    """Return, per row, the terms that only this row brings to its owner's bag."""
+    rows = list(forget)
+    counts: dict[str, Counter[str]] = {}
+    for row in rows:
+        counts.setdefault(row.forget_id, Counter()).update(set(_terms_of(row)))
+    return [
+        {row.forget_id: frozenset(term for term in _terms_of(row) if counts[row.forget_id][term] == 1)} for row in rows
+    ]

@@ -1,0 +1,90 @@
+"""The first stage: clear plainly clean windows by their lexical signals alone, with a measured bound on misses.
+
+A window is cleared when a linear score of its lexical signals stays below a threshold. The threshold is the highest
+one at which at most `miss` of the held-out forget windows that the whole cascade flags would have been cleared; what
+was measured, and the upper Clopper-Pearson limit of it, are kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unlearn_guard.classifiers.signals import SIGNALS, Lexical
+
+Floats = npt.NDArray[np.float64]
+_SURE = ("name", "part", "fact", "passage", "namesake")
+"""Evidence that always goes to the encoder."""
+_MOST_WEIGHT, _MOST_SHARE = 0.4, 0.2
+"""However little the measurement shows: one rare word sends a window to the encoder."""
+_MARGIN = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Triage:
+    """Clear windows without sure evidence whose attribute weight (nats / 10) and share are both low."""
+
+    least_weight: float = 0.0
+    least_share: float = 0.0
+    n_measured: int = 0
+    n_missed: int = 0
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Triage:
+        """Read what `to_record` wrote."""
+        return cls(**record)
+
+    def to_record(self) -> dict[str, Any]:
+        """Return plain JSON."""
+        return asdict(self)
+
+    def clears(self, lexical: Lexical) -> bool:
+        """Return whether a window is plainly clean."""
+        if any(lexical[name] for name in _SURE):
+            return False
+        return lexical["attribute"] < self.least_weight or lexical["share"] < self.least_share
+
+    @property
+    def miss_limit(self) -> float:
+        """The 95 % upper limit of the share of flagged forget windows that are cleared (Clopper-Pearson)."""
+        return upper_limit(self.n_missed, self.n_measured)
+
+    @classmethod
+    def fit(cls, lexical: Floats, flagged: npt.NDArray[np.bool_], *, miss: float) -> Triage:
+        """Choose thresholds from held-out forget windows, shape (n, lexical signals), and which of them are flagged."""
+        sure = lexical[:, [SIGNALS.index(name) for name in _SURE]].any(axis=1)
+        wanted = lexical[flagged & ~sure]
+        n_flagged = int(flagged.sum())
+        if not len(wanted):
+            return cls(_MOST_WEIGHT, _MOST_SHARE, n_flagged, 0)
+        allowed = int(miss * n_flagged)
+        weight, share = SIGNALS.index("attribute"), SIGNALS.index("share")
+        place = min(allowed // 2, len(wanted) - 1)
+        least_weight = min(_MOST_WEIGHT, _MARGIN * float(np.sort(wanted[:, weight])[place]))
+        least_share = min(_MOST_SHARE, _MARGIN * float(np.sort(wanted[:, share])[place]))
+        missed = (wanted[:, weight] < least_weight) | (wanted[:, share] < least_share)
+        return cls(least_weight, least_share, n_flagged, int(missed.sum()))
+
+
+def upper_limit(n_hits: int, n: int, level: float = 0.95) -> float:
+    """Return the one-sided Clopper-Pearson upper limit of a proportion, by bisection on the binomial tail."""
+    if n == 0 or n_hits >= n:
+        return 1.0
+    low, high = n_hits / n, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        tail = sum(_binomial(n, k, middle) for k in range(n_hits + 1))
+        low, high = (middle, high) if tail > 1 - level else (low, middle)
+    return high
+
+
+def _binomial(n: int, k: int, p: float) -> float:
+    if p in (0.0, 1.0):
+        return float(k == n * p)
+    logarithm = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+    return math.exp(logarithm + k * math.log(p) + (n - k) * math.log1p(-p))

@@ -1,0 +1,103 @@
+"""What of a conversation is screened: every message, and what only several of them say together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from unlearn_guard.guard.errors import ScreeningError
+from unlearn_guard.guard.verdict import Span
+
+Conversation = Sequence[Mapping[str, Any]]
+Item = str | Conversation
+TAIL_CHARACTERS = 2_000
+"""How much of a conversation's end is read as one text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message: who sent it, and its text."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A text to be screened: one message, or several joined. `parts` are (message, start in unit, start in message)."""
+
+    text: str
+    parts: tuple[tuple[int, int, int], ...]
+
+    def locate(self, start: int, end: int) -> Span:
+        """Return the characters of the message in which [start, end) begins."""
+        message, offset, origin = next(part for part in reversed(self.parts) if part[1] <= start)
+        limit = next((part[1] - 1 for part in self.parts if part[1] > start), len(self.text))
+        return message, origin + start - offset, origin + min(end, limit) - offset
+
+
+def read_messages(item: Item) -> list[Message]:
+    """Return the messages of an item; content parts of a multi-part message are joined by newlines.
+
+    Raises ScreeningError for content that is not text.
+    """
+    if isinstance(item, str):
+        return [Message("user", item)]
+    messages = []
+    for message in item:
+        if not isinstance(message, Mapping):
+            raise ScreeningError("message is not a mapping", value=type(message).__name__, allowed="role and content")
+        messages.append(Message(str(message.get("role", "user")), _read_content(message.get("content"))))
+    return messages
+
+
+def make_units(messages: Sequence[Message]) -> list[Unit]:
+    """Return what to screen: every message, the user turns since the last answer, and the conversation's end.
+
+    Who asks in two messages, or in the third by a pronoun, asks all the same.
+    """
+    units = [Unit(message.text, ((number, 0, 0),)) for number, message in enumerate(messages) if message.text.strip()]
+    if len(units) < 2:
+        return units
+    since_answer = max((number for number, message in enumerate(messages) if message.role == "assistant"), default=-1)
+    turns = [number for number, message in enumerate(messages) if message.role == "user" and number > since_answer]
+    tails = {tuple(turns), tuple(range(len(messages)))}
+    return units + [_join(messages, numbers) for numbers in sorted(tails, key=len) if len(numbers) > 1]
+
+
+def _join(messages: Sequence[Message], numbers: Sequence[int]) -> Unit:
+    """Join messages, the last ones whole and the first one cut where they are longer than the tail."""
+    chosen: list[tuple[int, int]] = []
+    left = TAIL_CHARACTERS
+    for number in reversed(numbers):
+        if left <= 0:
+            break
+        start = max(0, len(messages[number].text) - left)
+        chosen.append((number, start))
+        left -= len(messages[number].text) - start + 1
+    text = ""
+    parts = []
+    for number, start in reversed(chosen):
+        parts.append((number, len(text), start))
+        text += messages[number].text[start:] + "\n"
+    return Unit(text[:-1], tuple(parts))
+
+
+def _read_content(content: object) -> str:
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, Sequence):
+        parts = []
+        for part in content:
+            if isinstance(part, str):
+                parts.append(part)
+            elif isinstance(part, Mapping) and isinstance(part.get("text"), str):
+                parts.append(part["text"])
+            else:
+                kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+                raise ScreeningError("content part cannot be screened", value=kind, allowed="text")
+        return "\n".join(parts)
+    raise ScreeningError("message content cannot be screened", value=type(content).__name__, allowed="text")
