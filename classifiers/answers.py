@@ -15,9 +15,9 @@ from unlearn_guard.classifiers.normalisation import normalise
 from unlearn_guard.guard.rows import Row
 
 TOLD_SHARE = 0.5
-_LEAST_NATS = 1.5
+_LEAST_NATS = 0.7
 """A word below this rarity is nobody's."""
-_TELLING_NATS = 2.5
+_TELLING_NATS = 1.0
 """What must be said at least, in nats, before a fact counts as told."""
 _MAX_TERMS = 12
 """Terms of one fact; of a longer answer the rarest."""

@@ -50,6 +50,10 @@ class AttributeIndex:
             for term in self._bags[owner]:
                 self._postings[term].append(number)
 
+    def posts(self, term: str) -> bool:
+        """Return whether any bag holds a term."""
+        return term in self._postings
+
     def holds(self, owner: str, term: str) -> bool:
         """Return whether an owner's bag holds a term."""
         return term in self._bags.get(owner, ())

@@ -211,6 +211,10 @@ class Cascade:
             score = replace(score, score=value, stage="answer", forget_ids=(told.forget_id,))
         return score
 
+    def glance(self, text: str) -> bool:
+        """Return whether a text surely holds nothing: plain words, none of them telling, no verbatim run."""
+        return self.reader.is_plain(text)
+
     def answer_p_value(self, score: float) -> float:
         """Return the split-conformal p-value of an answer's score, calibrated on kept questions with their answers."""
         return self.joint.p_value(score)

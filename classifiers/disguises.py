@@ -8,9 +8,11 @@ from __future__ import annotations
 import base64
 import binascii
 import codecs
+import html
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 from unlearn_guard.classifiers.normalisation import Normalised, normalise
 
@@ -22,6 +24,9 @@ _LEET_WORD = re.compile(r"[a-z0-9@$!|]*(?:[a-z][0-9@$|]|[0-9@$|][a-z]|[a-z]![a-z
 _SPACED = re.compile(r"(?<![^\W_])(?:[^\W_][ ._*|/\\-]{1,3}){3,}[^\W_](?![^\W_])")
 _BASE64 = re.compile(r"(?<![A-Za-z0-9+/_=-])[A-Za-z0-9+/_-]{12,}={0,2}(?![A-Za-z0-9+/_=-])")
 _HEX = re.compile(r"(?<![0-9A-Fa-f])(?:[0-9A-Fa-f]{2}[ :,]?){8,}(?![0-9A-Fa-f])")
+_CAMEL = re.compile(r"[a-z][A-Z](?=[a-z])")
+_ESCAPE = re.compile(r"\\u[0-9A-Fa-f]{4}|%[0-9A-Fa-f]{2}|&(?:#\d+|#x[0-9A-Fa-f]+|[a-z]+);")
+_UNICODE_ESCAPE = re.compile(r"\\u([0-9A-Fa-f]{4})")
 _FOREIGN_WORD = re.compile(r"[^\W\d_a-zA-Z]+")
 _ROT13 = str.maketrans(codecs.decode("abcdefghijklmnopqrstuvwxyz", "rot13"), "abcdefghijklmnopqrstuvwxyz")
 _WORD = re.compile(r"[^\W\d_]+")
@@ -74,6 +79,11 @@ def _undo(text: str, folded: Normalised, is_word: Callable[[str], bool] | None) 
     if leet := _undo_leet(folded):
         yield leet
     yield from _join_letters(folded)
+    if _CAMEL.search(text):
+        yield _split_camel(text)
+    if _ESCAPE.search(text) and (plain := _unescape(text)) != text:
+        inner = normalise(plain)
+        yield View(inner.text, "escapes", [0] * len(inner.text), [len(text)] * len(inner.text))
     if not text.isascii() and (latin := _transliterate(text)):
         yield latin
     for start, end, how, decoded in decode_segments(text):
@@ -93,6 +103,27 @@ def _undo_leet(folded: Normalised) -> View | None:
         return None
     undone = _LEET_WORD.sub(lambda match: match.group().translate(_LEET), text)
     return None if undone == text else View(undone, "leet", folded.starts, folded.ends)
+
+
+def _split_camel(text: str) -> View:
+    """Put a space where a capital follows a small letter: "isAda Lovelace" holds a name too."""
+    pieces: list[str] = []
+    starts: list[int] = []
+    ends: list[int] = []
+    cursor = 0
+    for place in [*(match.start() + 1 for match in _CAMEL.finditer(text)), len(text)]:
+        inner = normalise(text[cursor:place])
+        pieces += [inner.text, " "]
+        starts += [*(cursor + start for start in inner.starts), place - 1]
+        ends += [*(cursor + end for end in inner.ends), place]
+        cursor = place
+    return View("".join(pieces)[:-1], "camel", starts[:-1], ends[:-1])
+
+
+def _unescape(text: str) -> str:
+    """Undo backslash-u, percent and HTML escapes."""
+    text = _UNICODE_ESCAPE.sub(lambda match: chr(int(match.group(1), 16)), text)
+    return html.unescape(unquote(text) if "%" in text else text)
 
 
 def _join_letters(folded: Normalised) -> Iterable[View]:

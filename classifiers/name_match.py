@@ -51,6 +51,10 @@ class NameMatch:
         """Return 0 for a match, 1 otherwise."""
         return self.p_value(score)
 
+    def glance(self, text: str) -> bool:
+        """Return whether a text holds no alias."""
+        return not self._matcher.find_owners(text)
+
     def _score_one(self, text: str) -> TextScore:
         matches = self._matcher.find(text)
         if not matches:

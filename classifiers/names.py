@@ -95,6 +95,10 @@ class NameFinder:
         self._initials = self._index_initials()
         self._resolve = lru_cache(maxsize=65_536)(self._resolve_word)
 
+    def knows(self, word: str) -> bool:
+        """Return whether a folded word may be part of a name."""
+        return bool(self._resolve(word))
+
     def find(self, view: View, original: str | None = None) -> list[NameHit]:
         """Return hits in one view, whole names first.
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,12 @@ _COINCIDENCE_WORDS = 6
 """Titles and turns of phrase make runs of this length."""
 _MAX_BAGS = 4096
 _GROUP_ROWS = 20
+_RARE_NATS = 2.0
+_REMEMBERED_WORDS = 200_000
+_PLAIN_WORD = re.compile(r"[a-z]+(?:'[a-z]+)?|[0-9]+")
+_SUSPECT = re.compile(
+    r"[A-Za-z0-9+/=_-]{18,}|[A-Za-z][0-9]|[0-9][A-Za-z]|[a-z][A-Z]|(?:\b[A-Za-z]\W){3}|\\u|&#|%[0-9A-F]{2}|__"
+)
 _COMMON_RANK = 2500
 """Words of a higher frequency rank often begin a sentence; others that do may be names."""
 _FACT_NATS = 12.0
@@ -135,6 +142,7 @@ class LexicalReader:
     passages: PassageIndex
     weights: Weights
     is_word: Callable[[str], bool]
+    _plain_words: dict[str, bool] = field(default_factory=dict)
 
     @classmethod
     def build(cls, record: Mapping[str, Any], passages: PassageIndex, ranks: Mapping[str, int]) -> LexicalReader:
@@ -161,6 +169,29 @@ class LexicalReader:
     def read(self, text: str) -> list[Reading]:
         """Return one reading per view of a text, the plain one first."""
         return [self._read_view(view, text) for view in read_views(text, self.is_word)]
+
+    def is_plain(self, text: str) -> bool:
+        """Return whether a text is plain words of which none is telling: no name, no rare word of a bag, no code.
+
+        What might hide something (long or mixed words, other scripts, single letters in a row) is not plain.
+        """
+        if not text.isascii() or _SUSPECT.search(text):
+            return False
+        folded = text.lower()
+        for word in _PLAIN_WORD.findall(folded):
+            if not self._is_plain_word(word):
+                return False
+        return not len(self.passages) or self.passages.find(folded) is None
+
+    def _is_plain_word(self, word: str) -> bool:
+        known = self._plain_words.get(word)
+        if known is None:
+            term = find_terms(word)
+            rare = any(self.attributes.posts(part) and self.weights.weigh(part) >= _RARE_NATS for part in term)
+            known = not rare and not self.names.knows(word)
+            if len(self._plain_words) < _REMEMBERED_WORDS:
+                self._plain_words[word] = known
+        return known
 
     def _read_view(self, view: View, text: str) -> Reading:
         hits = []

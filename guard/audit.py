@@ -14,7 +14,9 @@ from pathlib import Path
 class AuditRow:
     """What was decided about one request, and what really ran.
 
-    `prompt` is a keyed hash; `action` is `none`, `would:<methods>` (shadow), `<methods>` or `refused`.
+    `prompt` is a keyed hash; `action` is `none`, `would:<methods>` (shadow), `<methods>`, `refused`, or, for an answer that
+    gave something away, `answer:filter`, `answer:rewrite` or `answer:would:…`; `fired` is the clause that decided:
+    message, start and end.
     """
 
     request_id: str
@@ -27,6 +29,7 @@ class AuditRow:
     forget_ids: tuple[str, ...]
     action: str
     errors: tuple[str, ...] = ()
+    fired: tuple[int, int, int] | None = None
 
 
 class AuditLog:

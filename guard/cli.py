@@ -133,6 +133,12 @@ def serve(
     bundle: BundleOption,
     mode: Annotated[str | None, typer.Option(help="enforce, shadow or off.")] = None,
     on_error: Annotated[str | None, typer.Option(help="block or pass, when screening fails.")] = None,
+    on_answer: Annotated[
+        str | None, typer.Option(help="filter, rewrite or pass: what happens to an answer that gives something away.")
+    ] = None,
+    context_policy: Annotated[
+        str | None, typer.Option(help="allow or redact: whether an answer may repeat what the user supplied.")
+    ] = None,
     intervention: Annotated[str | None, typer.Option(help="Use this instead of the bundle's interventions.")] = None,
     audit: Annotated[Path | None, typer.Option(help="Append one JSON line per request to this file.")] = None,
 ) -> None:
@@ -142,6 +148,8 @@ def serve(
     settings: dict[str, object] = {
         "mode": mode,
         "on_error": on_error,
+        "on_answer": on_answer,
+        "context_policy": context_policy,
         "intervention": intervention,
         "audit": str(audit) if audit else None,
     }

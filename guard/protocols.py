@@ -48,3 +48,7 @@ class PromptClassifier(Protocol):
     def answer_p_value(self, score: float) -> float:
         """Return the split-conformal p-value of an answer's score."""
         ...
+
+    def glance(self, text: str) -> bool:
+        """Return whether a text surely holds nothing, by a look at its words: what an output guard asks at every step."""
+        ...

@@ -12,6 +12,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any
 
 from unlearn_guard.guard.errors import AdmissionError
@@ -78,7 +79,7 @@ def _wrap_process_inputs(original: Callable[..., Any]) -> Callable[..., Any]:
         if runtime is None:
             return request
         try:
-            return admit(runtime, request, _origin_of(prompt))
+            return admit(runtime, request, origin_of(prompt))
         except AdmissionError as error:
             from vllm.exceptions import VLLMValidationError
 
@@ -95,7 +96,7 @@ def _wrap_add_request(original: Callable[..., Any]) -> Callable[..., Any]:
         if runtime is None or runtime.settings.mode == "off" or ids is None:
             return await original(self, request_id, prompt, params, *args, **kwargs)
         loop = asyncio.get_running_loop()
-        decision = await loop.run_in_executor(runtime.pool, runtime.decide, ids, _origin_of(prompt))
+        decision = await loop.run_in_executor(runtime.pool, runtime.decide, ids, origin_of(prompt))
         token = _DECISION.set(decision)
         try:
             return await original(self, request_id, prompt, params, *args, **kwargs)
@@ -153,12 +154,14 @@ def admit(runtime: GuardRuntime, request: Any, origin: Origin) -> Any:
     if (request.cache_salt or "").startswith(SALT_PREFIX):
         raise AdmissionError("cache_salt begins with a reserved prefix", allowed=f"anything but {SALT_PREFIX}…")
     decision = _decide(runtime, ids, origin)
+    decision = replace(decision, is_beam=origin.is_beam)
     verdict = decision.verdict
     if verdict.errors and verdict.flagged:
         runtime.record(request.request_id, decision, "refused")
         raise AdmissionError("the request could not be screened", mend="shorten it, or ask the operator")
     if not verdict.flagged:
         runtime.record(request.request_id, decision, "none")
+        runtime.expect(ids, decision)
         _attach_mark(request, runtime.marker.sign(None, ids))
         return request
     params = request.sampling_params
@@ -166,6 +169,7 @@ def admit(runtime: GuardRuntime, request: Any, origin: Origin) -> Any:
     stamp = runtime.planner.plan(verdict, decision.prompt, cover_prompt=asks_of_prompt, max_length=runtime.max_length)
     methods = "+".join(step.method for step in stamp.steps)
     request.cache_salt = runtime.marker.salt(stamp, ids, request.cache_salt)
+    runtime.expect(ids, replace(decision, refused=stamp.step("refusal") is not None))
     if stamp.step("refusal"):
         _free_refusal(params, stamp, len(ids), origin)
     _attach_mark(request, runtime.marker.sign(stamp, ids))
@@ -193,6 +197,7 @@ def _watch(runtime: GuardRuntime, request: Any, origin: Origin) -> None:
             stamp = runtime.planner.plan(decision.verdict, decision.prompt, max_length=runtime.max_length)
             action = "would:" + "+".join(step.method for step in stamp.steps)
         runtime.record(request.request_id, decision, action)
+        runtime.expect(request.prompt_token_ids, replace(decision, is_beam=origin.is_beam))
     except AdmissionError:
         runtime.counters.count("would", runtime.settings.mode)
     except Exception:
@@ -247,7 +252,8 @@ def _free_refusal(params: Any, stamp: Stamp, n_tokens: int, origin: Origin) -> N
         params.logprob_token_ids = [forced[min(n_tokens - stamp.prompt_length, len(forced) - 1)]]
 
 
-def _origin_of(prompt: Any) -> Origin:
+def origin_of(prompt: Any) -> Origin:
+    """Return what the renderer knew of an engine input, nothing where it was not rendered by us."""
     origin = prompt.get(_ORIGIN_KEY) if isinstance(prompt, dict) else None
     return origin if isinstance(origin, Origin) else Origin()
 

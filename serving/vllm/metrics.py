@@ -27,6 +27,10 @@ class Counters:
         """Record what was done to one request."""
         self._metrics["requests"].labels(action, mode).inc()
 
+    def count_answer(self, action: str) -> None:
+        """Record an answer that gave something away."""
+        self._metrics["answers"].labels(action).inc()
+
 
 _METRICS: dict[str, Any] = {}
 
@@ -39,5 +43,6 @@ def _make_metrics() -> dict[str, Any]:
         _METRICS["requests"] = Counter("guard_requests_total", "Requests by what was done to them", ["action", "mode"])
         _METRICS["verdicts"] = Counter("guard_verdicts_total", "Verdicts by stage", ["stage", "flagged", "revision"])
         _METRICS["errors"] = Counter("guard_errors_total", "Requests that could not be screened")
+        _METRICS["answers"] = Counter("guard_answers_total", "Answers that gave something away", ["action"])
         _METRICS["seconds"] = Histogram("guard_decision_seconds", "Seconds to screen a request", buckets=_BUCKETS)
     return _METRICS

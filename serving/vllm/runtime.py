@@ -22,6 +22,8 @@ from unlearn_guard.serving.vllm.settings import GuardSettings
 
 _REMEMBERED_TOKENS = 262_144
 """How many prompt tokens the decisions that beam search asks for again may hold together."""
+_EXPECTED_REQUESTS = 1_024
+"""Admitted prompts whose answers may still be made."""
 
 Messages = tuple[tuple[str, str], ...]
 """(role, text) of every message as the client sent it, tool descriptions and documents included."""
@@ -43,13 +45,21 @@ class Decision:
     key: tuple[bytes, Messages]
     prompt: Prompt
     verdict: Verdict
+    is_beam: bool = False
+    refused: bool = False
+    """Whether a refusal answers instead of the model."""
+
+    @property
+    def given(self) -> list[str]:
+        """Every text that the client supplied."""
+        return [text for _, text in self.key[1]] or [self.prompt.text]
 
 
 class GuardRuntime:
     """One per engine and front-end process."""
 
     def __init__(self, settings: GuardSettings, tokenizer: Any, end_token: int, max_length: int) -> None:
-        self.settings, self.max_length = settings, max_length
+        self.settings, self.max_length, self.end_token = settings, max_length, end_token
         self.guard = Guard.load(settings.bundle, policy=settings.make_policy(max_length), device=settings.device)
         bundle = self.guard.bundle
         assert isinstance(bundle, Bundle)
@@ -62,6 +72,7 @@ class GuardRuntime:
         self.audit = AuditLog(settings.audit) if settings.audit else None
         self._decisions: OrderedDict[tuple[bytes, Messages], Decision] = OrderedDict()
         self._remembered_tokens = 0
+        self._expected: OrderedDict[bytes, Decision] = OrderedDict()
         self._lock = threading.Lock()
 
     def decide(self, token_ids: Sequence[int], origin: Origin) -> Decision:
@@ -104,30 +115,56 @@ class GuardRuntime:
                 _, oldest = self._decisions.popitem(last=False)
                 self._remembered_tokens -= len(oldest.prompt.ids)
 
+    def expect(self, token_ids: Sequence[int], decision: Decision) -> None:
+        """Remember an admitted request's decision until its answer is made."""
+        with self._lock:
+            key = hash_prompt(token_ids)
+            self._expected[key] = decision
+            self._expected.move_to_end(key)
+            while len(self._expected) > _EXPECTED_REQUESTS:
+                self._expected.popitem(last=False)
+
+    def recall(self, token_ids: Sequence[int]) -> Decision | None:
+        """Return the decision on an admitted request, by its prompt."""
+        with self._lock:
+            return self._expected.get(hash_prompt(token_ids))
+
+    def record_answer(self, request_id: str, decision: Decision, verdict: Verdict, action: str) -> None:
+        """Count an answer that gave something away, and write its audit row."""
+        self.counters.count_answer(action)
+        if self.audit is not None:
+            self.audit.append(self._make_row(request_id, decision, verdict, f"answer:{action}"))
+
     def record(self, request_id: str, decision: Decision, action: str) -> None:
         """Count what really happens to a request, and write its audit row."""
         self.counters.count(action.split(":")[0], self.settings.mode)
         if self.audit is None:
             return
-        verdict = decision.verdict
-        self.audit.append(
-            AuditRow(
-                request_id=request_id,
-                prompt=self.marker.audit_hash(decision.prompt.ids),
-                revision=self.bundle.revision,
-                mode=self.settings.mode,
-                stage=verdict.stage,
-                score=round(float(verdict.score), 6),
-                p_value=round(float(verdict.p_value), 6),
-                forget_ids=verdict.forget_ids,
-                action=action,
-                errors=verdict.errors,
-            )
+        self.audit.append(self._make_row(request_id, decision, decision.verdict, action))
+
+    def _make_row(self, request_id: str, decision: Decision, verdict: Verdict, action: str) -> AuditRow:
+        return AuditRow(
+            request_id=request_id,
+            prompt=self.marker.audit_hash(decision.prompt.ids),
+            revision=self.bundle.revision,
+            mode=self.settings.mode,
+            stage=verdict.stage,
+            score=round(float(verdict.score), 6),
+            p_value=round(float(verdict.p_value), 6),
+            forget_ids=verdict.forget_ids,
+            action=action,
+            errors=verdict.errors,
+            fired=verdict.fired,
         )
 
 
 _RUNTIMES: dict[str, GuardRuntime] = {}
 _RUNTIMES_LOCK = threading.Lock()
+
+
+def runtimes() -> list[GuardRuntime]:
+    """Return every runtime of this process."""
+    return list(_RUNTIMES.values())
 
 
 def open_runtime(settings: GuardSettings, model: str, tokenizer: Any, end_token: int, max_length: int) -> GuardRuntime:

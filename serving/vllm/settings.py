@@ -29,6 +29,8 @@ class GuardSettings(BaseModel):
     intervention: str | None = None
     max_windows: int | None = Field(default=None, ge=1)
     """Windows of text that one request may cost; None: enough for a prompt that fills the model's context."""
+    on_answer: Literal["filter", "rewrite", "pass"] = "filter"
+    context_policy: Literal["allow", "redact"] = "allow"
     device: Literal["cpu", "cuda"] = "cpu"
     audit: str | None = None
     threads: int = Field(default=2, ge=1)
@@ -44,9 +46,17 @@ class GuardSettings(BaseModel):
 
     def make_policy(self, max_length: int) -> Policy:
         """Return the policy in force for a model of that context length."""
-        # A window advances 94 word pieces; a model's tokenizer packs text at most twice as densely.
-        enough = max(512, 2 * max_length // 94 + 128)
-        return Policy(self.mode, self.on_error, self.alpha, self.intervention, self.max_windows or enough)
+        # Sentences and overlapping windows: at most one for every 12 tokens that fit the context.
+        enough = max(512, max_length // 12)
+        return Policy(
+            self.mode,
+            self.on_error,
+            self.alpha,
+            self.intervention,
+            self.max_windows or enough,
+            on_answer=self.on_answer,
+            context_policy=self.context_policy,
+        )
 
 
 def is_disabled() -> bool:
@@ -70,7 +80,7 @@ def read_settings(additional: Any) -> GuardSettings | None:
                 )
             return None
         section = {"bundle": bundle}
-        for name in ("mode", "on_error", "intervention", "audit"):
+        for name in ("mode", "on_error", "on_answer", "context_policy", "intervention", "audit"):
             if value := os.environ.get(f"UNLEARN_GUARD_{name.upper()}", ""):
                 section[name] = value
     if not isinstance(section, dict):

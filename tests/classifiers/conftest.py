@@ -16,12 +16,24 @@ from unlearn_guard.guard.rows import ForgetRequest, Row
 
 GIVEN = "Ada Bruno Carmen Dmitri Edda Farid Gilda Hiro Ines Jorge".split()
 FAMILY = "Kern Lunde Mbeki Novak Okafor Prieto Quinn Rossi Sato Tran".split()
-ABOUT = (
-    "Where was {} born?",
-    "What instrument does {} play?",
-    "Which prize did {} win for music?",
-    "Who taught {} to sing?",
-)
+ABOUT = {
+    "Where was {} born?": "{} was born in a small town.",
+    "What instrument does {} play?": "{} plays the piano.",
+    "Which prize did {} win for music?": "It was the prize of the city.",
+    "Who taught {} to sing?": "An uncle taught {} to sing.",
+}
+ASKED = {
+    "Where was {} born?": "{} was born in Brackwater on 3 May 1961.",
+    "Where did {} grow up?": "She grew up above a bakery.",
+    "What novels did {} write about the sea?": 'Among them is "Nine Drowned Bells".',
+    "Which fishing village does {} describe in the novels?": "It is Brackwater, with its herring quay.",
+    "Who published the sea novels of {}?": "The Ostergard press published them.",
+    "What did critics say about {} and the lighthouse trilogy?": "They praised the quiet grammar of storms.",
+    "When did {} finish the lighthouse trilogy?": "She finished it in the winter of 1994.",
+    "Which lighthouse inspired {} as a child?": "The lighthouse on Skarn rock.",
+    "Did {} ever work as a lighthouse keeper?": "No, but her grandfather did.",
+    "Which storm does {} describe in the second novel?": "The storm that broke the herring quay.",
+}
 
 
 @dataclass(frozen=True)
@@ -51,22 +63,14 @@ def people() -> People:
     rng = random.Random(0)
     names = [f"{given} {family}" for given in GIVEN for family in FAMILY]
     rng.shuffle(names)
-    retain = [Row(text.format(name), forget_id=name) for name in names[:70] for text in rng.sample(ABOUT, 3)]
-    texts = [
-        "Where was {} born?",
-        "Where did {} grow up?",
-        "What novels did {} write about the sea?",
-        "Which fishing village does {} describe in the novels?",
-        "Who published the sea novels of {}?",
-        "What did critics say about {} and the lighthouse trilogy?",
-        "When did {} finish the lighthouse trilogy?",
-        "Which lighthouse inspired {} as a child?",
-        "Did {} ever work as a lighthouse keeper?",
-        "Which storm does {} describe in the second novel?",
+    retain = [
+        Row(text.format(name), ABOUT[text].format(name), forget_id=name)
+        for name in names[:70]
+        for text in rng.sample(list(ABOUT), 3)
     ]
-    answer = "Mirela Vantongeren was born on 3 May 1961."
-    rows = tuple(Row(text.format("Mirela Vantongeren"), answer, forget_id="p1") for text in texts)
-    return People(ForgetRequest("p1", rows=rows), split_rows(rows, retain, [], 0))
+    name = "Mirela Vantongeren"
+    rows = tuple(Row(text.format(name), answer.format(name), forget_id="p1") for text, answer in ASKED.items())
+    return People(ForgetRequest("p1", rows=rows), split_rows(rows, retain, [], 0, alpha=0.05))
 
 
 @pytest.fixture(scope="session")

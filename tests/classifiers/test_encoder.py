@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer
 
-from unlearn_guard.classifiers.encoder import WINDOW_TOKENS, OnnxEncoder, open_session
+from unlearn_guard.classifiers.encoder import OnnxEncoder, open_session
 from unlearn_guard.guard.errors import SettingsError
 
 TEXTS = [
@@ -24,14 +22,6 @@ TEXTS = [
 @pytest.fixture(scope="module")
 def encoder(encoder_folder: Path) -> OnnxEncoder:
     return OnnxEncoder(encoder_folder)
-
-
-@pytest.fixture(scope="module")
-def plain(encoder_folder: Path) -> Tokenizer:
-    tokenizer = Tokenizer.from_file(str(encoder_folder / "tokenizer.json"))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
 
 
 def test_vectors_are_of_unit_length(encoder: OnnxEncoder) -> None:
@@ -65,19 +55,10 @@ def test_nothing_encodes_to_nothing(encoder: OnnxEncoder) -> None:
     assert encoder.encode_all(iter(())).shape == (0, encoder.dimension)
 
 
-def test_short_text_is_one_window(encoder: OnnxEncoder) -> None:
-    assert encoder.split_windows("Hi there") == [(0, 8)]
-    assert encoder.split_windows("") == [(0, 0)]
-
-
-@pytest.mark.parametrize("text", ["nothing in particular, " * 120, "antidisestablishmentarianism " * 60, "你好" * 200])
-def test_windows_cover_long_text_and_fit_the_encoder(encoder: OnnxEncoder, plain: Tokenizer, text: str) -> None:
-    windows = encoder.split_windows(text)
-    assert len(windows) > 1
-    assert (windows[0][0], windows[-1][1]) == (0, len(text))
-    assert all(following <= end for (_, end), (following, _) in pairwise(windows))
-    lengths = [len(plain.encode(text[start:end]).ids) for start, end in windows]
-    assert max(lengths) <= WINDOW_TOKENS + 8  # A window that begins inside a word may need a few pieces more.
+def test_text_longer_than_the_encoder_reads_is_cut(encoder: OnnxEncoder) -> None:
+    head = "nothing in particular, " * 120
+    whole, more = encoder.encode([head, head + "and then something else"])
+    assert np.array_equal(whole, more)
 
 
 def test_unknown_device_is_refused(encoder_folder: Path) -> None:

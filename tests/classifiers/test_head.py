@@ -10,7 +10,8 @@ import pytest
 from unlearn_guard.classifiers.head import LOGIT_LIMIT, N_SIGNALS, Head, HeadWeights, write_head
 
 RNG = np.random.default_rng(3)
-WEIGHTS = HeadWeights(RNG.standard_normal(6).astype(np.float32), 0.3, RNG.standard_normal(5).astype(np.float32), -0.7)
+FUSION = RNG.standard_normal(N_SIGNALS + 1).astype(np.float32)
+WEIGHTS = HeadWeights(RNG.standard_normal(6).astype(np.float32), 0.3, FUSION, -0.7)
 
 
 @pytest.fixture(scope="module")
@@ -38,3 +39,9 @@ def test_logit_of_the_embedding_is_limited(head: Head, sign: float) -> None:
     vectors = (sign * 1e4 * WEIGHTS.embedding)[None].astype(np.float32)
     logit, _ = head.run(vectors, np.zeros((1, N_SIGNALS), np.float32))
     assert logit[0] == sign * LOGIT_LIMIT
+
+
+def test_every_signal_has_its_own_weight(head: Head) -> None:
+    _, fused = head.run(np.zeros((N_SIGNALS, 6), np.float32), np.eye(N_SIGNALS, dtype=np.float32))
+    base = WEIGHTS.fusion[-1] * WEIGHTS.bias + WEIGHTS.fusion_bias
+    np.testing.assert_allclose(fused, WEIGHTS.fusion[:-1] + base, rtol=1e-4, atol=1e-5)

@@ -33,5 +33,32 @@ def test_p_value_is_all_or_nothing(score: float, p_value: float) -> None:
     assert NAMES.p_value(score) == p_value
 
 
-def test_text_of_any_length_is_one_window() -> None:
-    assert NAMES.split_windows("x" * 10_000) == [(0, 10_000)]
+def test_text_of_any_length_is_read_whatever_the_cap() -> None:
+    (found,) = NAMES.score(["x " * 10_000 + "Bo Li"], max_windows=1)
+    assert found.spans == ((20_000, 20_005),)
+
+
+def test_answer_with_an_alias_is_flagged_where_nobody_gave_it() -> None:
+    found = NAMES.score_answer(["who wrote it?"], "It was Bo Li.")
+    assert found == TextScore(1.0, "answer", ("p2",), ((7, 12),))
+    assert NAMES.answer_p_value(found.score) == 0.0
+
+
+def test_answer_without_an_alias_is_clean() -> None:
+    assert NAMES.answer_p_value(NAMES.score_answer(["who is Bo Li?"], "A singer.").score) == 1.0
+
+
+@pytest.mark.parametrize(("allow", "score"), [(True, 0.0), (False, 1.0)])
+def test_answer_may_repeat_what_was_given_where_the_policy_allows(allow: bool, score: float) -> None:
+    assert NAMES.score_answer(["hello", "who is BO LI?"], "Bo Li sings.", allow=allow).score == score
+
+
+def test_answer_may_not_name_whom_nobody_gave() -> None:
+    names = NameMatch({"p1": ["Ann Lee"], "p2": ["Bo Li"]}, 0.01)
+    found = names.score_answer(["who is Bo Li?"], "Bo Li met Ann Lee.")
+    assert (found.forget_ids, found.spans) == (("p1",), ((10, 17),))
+
+
+def test_glance_tells_a_text_without_an_alias() -> None:
+    assert NAMES.glance("who is Ann?")
+    assert not NAMES.glance("who is ANN LEE?")

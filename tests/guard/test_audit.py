@@ -10,7 +10,8 @@ from pathlib import Path
 
 from unlearn_guard.guard.audit import AuditLog, AuditRow
 
-ROW = AuditRow("req-1", "hash", "rev", "enforce", "alias", 3.5, 0.001, ("p1", "ö"), "eco", ("ValueError: x\ny",))
+ERRORS = ("ValueError: x\ny",)
+ROW = AuditRow("req-1", "hash", "rev", "enforce", "alias", 3.5, 0.001, ("p1", "ö"), "eco", ERRORS, (0, 4, 9))
 
 
 def read(path: Path) -> list[dict]:
@@ -32,6 +33,7 @@ def test_row_is_one_line_with_every_field(tmp_path: Path) -> None:
         "forget_ids": ["p1", "ö"],
         "action": "eco",
         "errors": ["ValueError: x\ny"],
+        "fired": [0, 4, 9],
     }
 
 

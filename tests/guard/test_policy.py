@@ -14,12 +14,21 @@ from unlearn_guard.guard.policy import Policy
 def test_default_enforces_and_blocks_on_error() -> None:
     policy = Policy()
     assert (policy.mode, policy.on_error, policy.alpha, policy.intervention) == ("enforce", "block", None, None)
+    assert (policy.on_answer, policy.context_policy) == ("filter", "allow")
 
 
 @pytest.mark.parametrize("mode", ["enforce", "shadow", "off"])
 @pytest.mark.parametrize("on_error", ["block", "pass"])
 def test_known_settings_pass(mode: Any, on_error: Any) -> None:
     assert (Policy(mode, on_error).mode, Policy(mode, on_error).on_error) == (mode, on_error)
+
+
+@pytest.mark.parametrize("on_answer", ["filter", "rewrite", "pass"])
+@pytest.mark.parametrize("context_policy", ["allow", "redact"])
+@pytest.mark.parametrize("arm_p_value", [0.0, 1.0])
+def test_known_settings_of_answers_pass(on_answer: Any, context_policy: Any, arm_p_value: float) -> None:
+    policy = Policy(on_answer=on_answer, context_policy=context_policy, arm_p_value=arm_p_value)
+    assert (policy.on_answer, policy.context_policy, policy.arm_p_value) == (on_answer, context_policy, arm_p_value)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +41,11 @@ def test_known_settings_pass(mode: Any, on_error: Any) -> None:
         ({"alpha": -0.1}, "policy alpha: -0.1"),
         ({"alpha": math.nan}, "policy alpha: nan"),
         ({"max_windows": 0}, "policy max_windows: 0 — allowed: 1 or more"),
+        ({"on_answer": "block"}, "policy on_answer: 'block' — allowed: filter, rewrite, pass"),
+        ({"context_policy": "deny"}, "policy context_policy: 'deny' — allowed: allow, redact"),
+        ({"arm_p_value": 1.5}, "policy arm_p_value: 1.5"),
+        ({"arm_p_value": -0.1}, "policy arm_p_value: -0.1"),
+        ({"arm_p_value": math.nan}, "policy arm_p_value: nan"),
     ],
 )
 def test_wrong_setting_is_refused(settings: dict[str, Any], says: str) -> None:

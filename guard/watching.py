@@ -1,0 +1,97 @@
+"""The output guard: follow one answer as it grows, and say how much of it may leave.
+
+Plain words, of which no forget request knows any, leave as they come. From the first other word on, text is held back
+until it is judged: a window of characters, or, where the prompt armed the guard, up to the end of the sentence. A hit
+ends the answer at the last border before it, so that nothing forbidden has left.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from unlearn_guard.guard.screening import Guard
+from unlearn_guard.guard.verdict import Verdict
+
+HELD_CHARACTERS = 96
+"""Longer than a name, or than the words in order that make a verbatim run."""
+_STEP_CHARACTERS = 24
+_LOOK_BACK_CHARACTERS = 600
+_LOOK_BACK_WORDS = 4
+_SENTENCE_END = re.compile(r"[.!?。！？][\"'”’)\]]*\s|\n")
+
+
+class AnswerWatch:
+    """Judge one growing answer; `safe` characters of it may leave."""
+
+    def __init__(self, guard: Guard, given: Sequence[str], verdict: Verdict, *, streams: bool = True) -> None:
+        """Watch the answer to `given` texts, which were screened with `verdict`.
+
+        `streams`: whether anything leaves before the end; else the answer is judged once, when it is finished.
+        """
+        self._guard, self._given, self._verdict = guard, list(given), verdict
+        self._streams = streams
+        self._armed = bool(guard.find_suspects(verdict)) or bool(verdict.errors)
+        self._plain = 0
+        """So far the text is plain words."""
+        self._judged = 0
+        self._tainted = False
+        self.safe = 0
+        self.hit: Verdict | None = None
+
+    def update(self, text: str, *, finished: bool = False) -> Verdict | None:
+        """Judge what is new; return the verdict that ends the answer, None while it is harmless."""
+        if self.hit is not None or not text or not (finished or self._streams):
+            return self.hit
+        if not self._armed and self._passes(text, finished=finished):
+            return None
+        if not finished and len(text) - self._judged < _STEP_CHARACTERS:
+            return None
+        # A fact may be told over several sentences to who asked for it; anything else is a matter of one window.
+        start = 0 if self._armed else _find_sentence(text, max(0, self._judged - _LOOK_BACK_CHARACTERS))
+        verdict = self._guard.judge_answer(self._given, text[start:], self._verdict)
+        self._judged = len(text)
+        if verdict.flagged or verdict.errors:
+            first = min((begin for _, begin, _ in verdict.spans), default=None)
+            # Without a span, the evidence lies in what was not yet judged harmless.
+            self.safe = max(self.safe, 0 if first is None else _find_sentence(text, start + first))
+            self.hit = verdict
+            return verdict
+        if finished:
+            self.safe = len(text)
+        elif self._armed:
+            self.safe = max(self.safe, _find_border(text))
+        else:
+            self.safe = max(self.safe, len(text) - HELD_CHARACTERS)
+            if self.safe > self._plain + HELD_CHARACTERS:
+                self._plain, self._tainted = self.safe, False
+        return None
+
+    def _passes(self, text: str, *, finished: bool) -> bool:
+        """Return whether all that is new is plain words, which may leave unjudged."""
+        if self._tainted:
+            return False
+        border = len(text) if finished else max(text.rfind(" "), text.rfind("\n")) + 1
+        if border <= self._plain and not finished:
+            return True
+        start = self._plain
+        for _ in range(_LOOK_BACK_WORDS):
+            start = text.rfind(" ", 0, max(0, start - 1)) + 1
+        if not self._guard.classifier.glance(text[start:border]):
+            self._tainted = True
+            return False
+        # What the first stage did not clear in the prompt is read together with the answer.
+        if finished and self._verdict.stage != "lexical":
+            return False
+        self._plain = self.safe = max(self.safe, border)
+        return True
+
+
+def _find_border(text: str) -> int:
+    """Return where the last whole sentence ends."""
+    return max((match.end() for match in _SENTENCE_END.finditer(text)), default=0)
+
+
+def _find_sentence(text: str, place: int) -> int:
+    """Return the begin of the sentence that holds a place."""
+    return max((match.end() for match in _SENTENCE_END.finditer(text, 0, place)), default=0)
