@@ -30,7 +30,7 @@ def load_table(name: str) -> list[dict[str, Any]]:
     root = os.environ.get("UNLEARN_GUARD_DATA", "")
     file = Path(root) / "tofu" / f"{name}.jsonl"
     if root and file.is_file():
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line]
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
     try:
         from datasets import load_dataset
 
@@ -103,7 +103,7 @@ Pair = tuple[Item, str]
 
 
 def _read_perturbed(name: str, *, first_author: int) -> list[Pair]:
-    keys = _read_keys()
+    keys = load_keys()
     pairs = []
     for number, row in enumerate(load_table(name)):
         item = Item(
@@ -139,7 +139,7 @@ def _read_plain(row: dict[str, Any], number: int) -> Pair:
     return Item(row["question"], row["answer"], subject=f"author-{number // _PER_AUTHOR:03d}"), ""
 
 
-def _read_keys() -> dict[str, str]:
+def load_keys() -> dict[str, str]:
     """Return the answers' entities where the shared file (unlearning-depth-score) is at hand."""
     try:
         return {row["question"]: row["entity"] for row in load_table("forget10_answer_entities")}

@@ -17,8 +17,8 @@ from unlearn_guard.guard.rows import Row
 TOLD_SHARE = 0.5
 _LEAST_NATS = 0.7
 """A word below this rarity is nobody's."""
-_TELLING_NATS = 1.0
-"""What must be said at least, in nats, before a fact counts as told."""
+ASKED_NATS, SUSPECTED_NATS = 1.0, 6.0
+"""What must be said at least, in nats, before a fact counts as told: to who asked for the person, and to who may have."""
 _MAX_TERMS = 12
 """Terms of one fact; of a longer answer the rarest."""
 
@@ -41,15 +41,17 @@ class FactIndex:
         }
         self._vocabulary = {owner: {term for terms in found for term in terms} for owner, found in self._facts.items()}
 
-    def find_told(self, owners: Iterable[str], said: set[str], given: set[str]) -> Told | None:
-        """Return the first fact of these owners that is told by the terms `said` but not by `given` ones."""
+    def find_told(
+        self, owners: Iterable[str], said: set[str], given: set[str], *, least: float = ASKED_NATS
+    ) -> Told | None:
+        """Return the first fact of these owners that the terms `said`, without `given` ones, tell by `least` nats."""
         for owner in owners:
             if not self._vocabulary.get(owner, set()) & said:
                 continue
             for terms in self._facts[owner]:
                 new = [term for term in terms if term in said and term not in given]
                 weight = sum(terms[term] for term in new)
-                if weight >= _TELLING_NATS and weight >= TOLD_SHARE * sum(terms.values()):
+                if weight >= least and weight >= TOLD_SHARE * sum(terms.values()):
                     return Told(owner, tuple(new))
         return None
 

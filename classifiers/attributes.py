@@ -14,6 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
+import numpy.typing as npt
+
 from unlearn_guard.classifiers.lexicon import find_country
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
@@ -57,6 +60,14 @@ class AttributeIndex:
     def holds(self, owner: str, term: str) -> bool:
         """Return whether an owner's bag holds a term."""
         return term in self._bags.get(owner, ())
+
+    def accumulate(self, terms: Sequence[Term]) -> npt.NDArray[np.float32]:
+        """Return prefix sums of weight by owner, shape (terms + 1, owners): bounds of what any window can hold."""
+        sums = np.zeros((len(terms) + 1, len(self._owners)), np.float32)
+        for place, (_, _, term) in enumerate(terms, start=1):
+            if numbers := self._postings.get(term):
+                sums[place, numbers] = self._weights.weigh(term)
+        return np.cumsum(sums, axis=0)
 
     def find(self, terms: Sequence[Term], *, without: Mapping[str, frozenset[str]] | None = None) -> Overlap:
         """Return the best overlap of a text's terms; `without` names terms to leave out, by owner.

@@ -12,13 +12,22 @@ from typing import Any
 
 import numpy as np
 
-from unlearn_guard.classifiers.answers import FactIndex
+from unlearn_guard.classifiers.answers import ASKED_NATS, SUSPECTED_NATS, FactIndex
 from unlearn_guard.classifiers.calibration import Calibration
 from unlearn_guard.classifiers.encoder import OnnxEncoder
 from unlearn_guard.classifiers.head import Head
 from unlearn_guard.classifiers.index import NeighbourIndex
 from unlearn_guard.classifiers.passages import PassageIndex
-from unlearn_guard.classifiers.signals import N_LEXICAL, SIGNALS, Hit, Lexical, LexicalReader, Reading, read_ranks
+from unlearn_guard.classifiers.signals import (
+    FAINT,
+    N_LEXICAL,
+    SIGNALS,
+    Hit,
+    Lexical,
+    LexicalReader,
+    Reading,
+    read_ranks,
+)
 from unlearn_guard.classifiers.triage import Triage
 from unlearn_guard.classifiers.windows import cut_windows
 from unlearn_guard.guard.errors import BundleMismatchError, ScreeningError
@@ -205,7 +214,8 @@ class Cascade:
         if waiting:
             score = self._combine(waiting, self.judge(waiting), len(pieces))
         terms = {term for reading in said for _, _, term in reading.terms}
-        told = self._facts.find_told(dict.fromkeys(owners), terms, known.terms if known else set())
+        least = ASKED_NATS if flagged else SUSPECTED_NATS
+        told = self._facts.find_told(dict.fromkeys(owners), terms, known.terms if known else set(), least=least)
         if told:
             value = max(score.score, 0.0) + TOLD_BONUS
             score = replace(score, score=value, stage="answer", forget_ids=(told.forget_id,))
@@ -220,7 +230,7 @@ class Cascade:
         return self.joint.p_value(score)
 
     def _score_text(self, text: str, max_windows: int | None) -> TextScore:
-        pieces = self.cut(text)
+        pieces = self._cut(self.reader.read(text), least=self.triage.least_weight)
         waiting = [piece for piece in pieces if not self.triage.clears(piece.lexical)]
         if max_windows is not None and len(waiting) > max_windows:
             raise ScreeningError(
@@ -237,7 +247,14 @@ class Cascade:
         """Return every window of every reading of a text; windows that a disguise did not change come once."""
         return self._cut(self.reader.read(text))
 
-    def _cut(self, readings: Sequence[Reading], known: _Supplied | None = None, *, whole: bool = False) -> list[_Piece]:
+    def _cut(
+        self,
+        readings: Sequence[Reading],
+        known: _Supplied | None = None,
+        *,
+        whole: bool = False,
+        least: float = 0.0,
+    ) -> list[_Piece]:
         if not readings:
             return []
         plain = readings[0].view.text
@@ -248,8 +265,10 @@ class Cascade:
                 known.forgive(reading)
             windows = [(0, len(reading.view.text))] if whole else cut_windows(reading.view.text)
             for start, end in windows:
-                if not (same and reading.view.text[start:end] == plain[start:end]):
-                    pieces.append(_Piece(reading, start, end, reading.judge(start, end)))
+                if same and reading.view.text[start:end] == plain[start:end]:
+                    continue
+                faint = least > 0.0 and reading.is_faint(start, end, least)
+                pieces.append(_Piece(reading, start, end, FAINT if faint else reading.judge(start, end)))
         return pieces
 
     def judge(self, pieces: Sequence[_Piece]) -> list[dict[str, Any]]:

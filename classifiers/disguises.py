@@ -31,6 +31,8 @@ _FOREIGN_WORD = re.compile(r"[^\W\d_a-zA-Z]+")
 _ROT13 = str.maketrans(codecs.decode("abcdefghijklmnopqrstuvwxyz", "rot13"), "abcdefghijklmnopqrstuvwxyz")
 _WORD = re.compile(r"[^\W\d_]+")
 _JUDGED_WORDS = 120
+_AROUND = 80
+"""Characters on both sides of a local disguise that are read with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +81,12 @@ def _undo(text: str, folded: Normalised, is_word: Callable[[str], bool] | None) 
     if leet := _undo_leet(folded):
         yield leet
     yield from _join_letters(folded)
-    if _CAMEL.search(text):
-        yield _split_camel(text)
-    if _ESCAPE.search(text) and (plain := _unescape(text)) != text:
-        inner = normalise(plain)
-        yield View(inner.text, "escapes", [0] * len(inner.text), [len(text)] * len(inner.text))
+    for start, end in _surround(_CAMEL, text):
+        yield _shift(_split_camel(text[start:end]), start)
+    for start, end in _surround(_ESCAPE, text):
+        if (plain := _unescape(text[start:end])) != text[start:end]:
+            inner = normalise(plain)
+            yield View(inner.text, "escapes", [start] * len(inner.text), [end] * len(inner.text))
     if not text.isascii() and (latin := _transliterate(text)):
         yield latin
     for start, end, how, decoded in decode_segments(text):
@@ -103,6 +106,22 @@ def _undo_leet(folded: Normalised) -> View | None:
         return None
     undone = _LEET_WORD.sub(lambda match: match.group().translate(_LEET), text)
     return None if undone == text else View(undone, "leet", folded.starts, folded.ends)
+
+
+def _surround(pattern: re.Pattern[str], text: str) -> list[tuple[int, int]]:
+    """Return the stretches of text around a pattern's matches, overlapping ones merged."""
+    stretches: list[tuple[int, int]] = []
+    for match in pattern.finditer(text):
+        start, end = max(0, match.start() - _AROUND), min(len(text), match.end() + _AROUND)
+        if stretches and start <= stretches[-1][1]:
+            stretches[-1] = (stretches[-1][0], end)
+        elif len(stretches) < MAX_DECODED:
+            stretches.append((start, end))
+    return stretches
+
+
+def _shift(view: View, by: int) -> View:
+    return View(view.text, view.how, [start + by for start in view.starts], [end + by for end in view.ends])
 
 
 def _split_camel(text: str) -> View:

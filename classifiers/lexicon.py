@@ -166,6 +166,7 @@ for _word in ("pole", "swede", "turkey"):
     _PEOPLES.pop(_word, None)
 _PEOPLES["turkish"] = "turkey"
 _CENTURY = re.compile(r"\b(\d{1,2})(?:st|nd|rd|th)?[ -]century\b|\b(1[0-9]|20)(\d)0s\b")
+_YEAR = re.compile(r"\b(1[0-9]\d\d|20\d\d)\b")
 _MEDIEVAL = re.compile(r"\b(medieval|victorian|renaissance|ancient|elizabethan|byzantine|edwardian)\b")
 _WORD = re.compile(r"[^\W\d_]+")
 # One trade under several names does not make two people.
@@ -220,9 +221,19 @@ def _is_description(word: str) -> bool:
 
 
 def find_profile(text: str) -> frozenset[str]:
-    """Return the descriptions that rows about somebody hold: professions, also by what one makes, countries, times."""
+    """Return the descriptions that rows about somebody hold: professions, also by what one makes, countries, centuries."""
     works = {_PROFESSION_OF[word] for word in _WORD.findall(text) if word in _PROFESSION_OF}
-    return find_descriptions(text) | works
+    years = {f"century {int(year[:2]) + 1}" for year in _YEAR.findall(text)}
+    return find_descriptions(text) | works | years
+
+
+def differs(described: frozenset[str], profile: frozenset[str]) -> bool:
+    """Return whether a description is of somebody else: of another century, or with nothing in common."""
+    if not described or not profile:
+        return False
+    times = {word for word in described if word.startswith("century ")}
+    known = {word for word in profile if word.startswith("century ")}
+    return bool(times and known and not times & known) or not described & profile
 
 
 def find_descriptions(text: str) -> frozenset[str]:

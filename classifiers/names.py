@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from unlearn_guard.classifiers.disguises import View
-from unlearn_guard.classifiers.lexicon import describes
+from unlearn_guard.classifiers.lexicon import describes, differs
 from unlearn_guard.classifiers.normalisation import normalise
 
 _WORD = re.compile(r"[^\W_]+")
@@ -92,6 +92,7 @@ class NameFinder:
             if len(part) >= _FUZZY_PART:
                 for deleted in _delete(part, 2 if len(part) >= _LONG_PART else 1):
                     self._by_deletion[deleted].append(part)
+        self._longest = max(map(len, self._by_part), default=0)
         self._initials = self._index_initials()
         self._resolve = lru_cache(maxsize=65_536)(self._resolve_word)
 
@@ -111,13 +112,15 @@ class NameFinder:
             squeezed = self._find_squeezed(view.text)
             if view.how == "joined" or squeezed:
                 return squeezed
+        if not any(self._resolve(word) for word in set(_WORD.findall(view.text))):
+            return []
         words = [(match.group(), match.start(), match.end()) for match in _WORD.finditer(view.text)]
         places: dict[int, list[tuple[int, int]]] = defaultdict(list)
         for number, (word, _, _) in enumerate(words):
             for alias, place in self._resolve(word):
                 places[alias].append((number, place))
         hits = [hit for alias, found in places.items() if (hit := self._judge(alias, found, words, view, original))]
-        hits += self._find_initials(words)
+        hits += self._find_initials(words, view, original)
         hits.sort(key=lambda hit: (hit.is_namesake, -hit.weight, hit.start))
         return hits
 
@@ -143,7 +146,7 @@ class NameFinder:
         """Return (alias, part) pairs that a word may stand for."""
         if word in self._by_part or word in self._given:
             return (*self._by_part.get(word, ()), *self._given.get(word, ()))
-        if len(word) < _FUZZY_PART - 1 or self._is_ordinary(word):
+        if not _FUZZY_PART - 1 <= len(word) <= self._longest + 2 or self._is_ordinary(word):
             return ()
         reach = 2 if len(word) >= _LONG_PART - 1 else 1
         candidates = {part for deleted in _delete(word, reach) for part in self._by_deletion.get(deleted, ())}
@@ -224,8 +227,7 @@ class NameFinder:
 
     def _is_namesake(self, alias: _Alias, text: str, start: int, end: int) -> bool:
         context = text[max(0, start - _CONTEXT_CHARACTERS) : start], text[end : end + _CONTEXT_CHARACTERS]
-        described, profile = describes(*context), self._profiles.get(alias.forget_id)
-        return bool(profile and described) and not described & (profile or frozenset())
+        return differs(describes(*context), self._profiles.get(alias.forget_id, frozenset()))
 
     def _index_initials(self) -> dict[tuple[str, str], list[str]]:
         """Return (first letter, other part) → forget ids, for aliases of two parts and more."""
@@ -238,14 +240,25 @@ class NameFinder:
                         index[letter, part].append(alias.forget_id)
         return dict(index)
 
-    def _find_initials(self, words: Sequence[tuple[str, int, int]]) -> Iterable[NameHit]:
+    def _find_initials(
+        self, words: Sequence[tuple[str, int, int]], view: View, original: str | None
+    ) -> Iterable[NameHit]:
+        """Yield "A. Lovelace" and "Lovelace A.": one letter with a dot or in capitals, beside the other part."""
         for place, (word, start, end) in enumerate(words):
-            if len(word) != 1:
+            if len(word) != 1 or view.text[start - 1 : start] == "'":
+                continue
+            has_dot = view.text[end : end + 1] == "."
+            is_capital = original is not None and view.how == "plain" and original[view.starts[start]].isupper()
+            if not (has_dot or is_capital):
                 continue
             for other in (place - 1, place + 1, place + 2):
-                if 0 <= other < len(words) and (ids := self._initials.get((word, words[other][0]))):
-                    for forget_id in ids:
-                        yield NameHit(min(start, words[other][1]), max(end, words[other][2]), forget_id, 0.9)
+                if not 0 <= other < len(words):
+                    continue
+                between = view.text[min(end, words[other][2]) : max(start, words[other][1])]
+                if "," in between or len(between) > 4:
+                    continue
+                for forget_id in self._initials.get((word, words[other][0]), ()):
+                    yield NameHit(min(start, words[other][1]), max(end, words[other][2]), forget_id, 0.9)
 
     def _find_squeezed(self, text: str) -> list[NameHit]:
         return [

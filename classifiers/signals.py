@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ _COINCIDENCE_WORDS = 6
 _MAX_BAGS = 4096
 _GROUP_ROWS = 20
 _RARE_NATS = 2.0
+_LONG_TERMS = 150
+"""From this many words on, windows are bounded before they are judged."""
 _REMEMBERED_WORDS = 200_000
 _PLAIN_WORD = re.compile(r"[a-z]+(?:'[a-z]+)?|[0-9]+")
 _SUSPECT = re.compile(
@@ -70,13 +72,35 @@ class Lexical:
         return self.values[SIGNALS.index(name)]
 
 
+FAINT = Lexical((0.0,) * N_LEXICAL)
+"""What a window says that holds nothing worth judging."""
+
+
 class Reading:
     """One view of a text with its evidence; windows of it are judged by `judge`."""
 
-    def __init__(self, reader: LexicalReader, view: View, hits: list[Hit], strangers: list[tuple[int, int]]) -> None:
-        self._reader, self.view, self.hits, self._strangers = reader, view, hits, strangers
+    def __init__(self, reader: LexicalReader, view: View, hits: list[Hit], original: str) -> None:
+        self._reader, self.view, self.hits, self._original = reader, view, hits, original
         self.terms = locate_terms(view.text)
         self._starts = [start for start, _, _ in self.terms]
+        self._sums: Floats | None = None
+        if len(self.terms) > _LONG_TERMS:
+            self._sums = reader.attributes.accumulate(self.terms)
+
+    @cached_property
+    def strangers(self) -> list[tuple[int, int]]:
+        """Spans of names, found only where a window needs them."""
+        return find_strangers(self.view, self._original, self._reader.is_word)
+
+    def is_faint(self, start: int, end: int, weight: float) -> bool:
+        """Return whether a window surely holds no hit and less attribute weight than `weight` (nats / 10).
+
+        A bound by prefix sums: in long text most windows are settled by it.
+        """
+        if self._sums is None or any(hit.start < end and hit.end > start for hit in self.hits):
+            return False
+        first, last = bisect_left(self._starts, start), bisect_left(self._starts, end)
+        return bool((self._sums[last] - self._sums[first]).max(initial=0.0) < 10 * weight)
 
     def judge(
         self, start: int = 0, end: int | None = None, *, without: Mapping[str, frozenset[str]] | None = None
@@ -112,11 +136,11 @@ class Reading:
 
     def mask(self, start: int, end: int) -> str:
         """Return characters [start, end) as the encoder reads them, without names."""
-        return mask(self.view.text, start, end, self._strangers)
+        return mask(self.view.text, start, end, self.strangers)
 
     def _names_others(self, start: int, end: int, owner: str) -> bool:
         """Return whether a window names somebody, or something, that no forget request speaks of."""
-        for first, last in self._strangers:
+        for first, last in self.strangers:
             if last <= start or first >= end:
                 continue
             if any(hit.start < last and hit.end > first for hit in self.hits):
@@ -206,7 +230,7 @@ class LexicalReader:
             weight = (run.n_words - _COINCIDENCE_WORDS) / (_PASSAGE_WORDS - _COINCIDENCE_WORDS)
             if weight > 0:
                 hits.append(Hit("passage", run.start, run.end, min(1.0, weight), (run.owner,)))
-        return Reading(self, view, hits, find_strangers(view, text, self.is_word))
+        return Reading(self, view, hits, text)
 
     def _weigh_fact(self, fact: str) -> float:
         """Return 1 for a date, for a title how far its words are rare."""

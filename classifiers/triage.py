@@ -20,7 +20,7 @@ from unlearn_guard.classifiers.signals import SIGNALS, Lexical
 Floats = npt.NDArray[np.float64]
 _SURE = ("name", "part", "fact", "passage", "namesake")
 """Evidence that always goes to the encoder."""
-_MOST_WEIGHT, _MOST_SHARE = 0.4, 0.2
+_MOST_WEIGHT, _MOST_SHARE = 0.6, 0.3
 """However little the measurement shows: one rare word sends a window to the encoder."""
 _MARGIN = 0.8
 

@@ -39,6 +39,7 @@ class EncoderRecord(BaseModel):
     name: str
     engine: str
     """Hash of encoder.onnx: the index is only valid for the very engine that built it."""
+    precision: Literal["fp32", "int8"] = "fp32"
 
 
 class Manifest(BaseModel):

@@ -40,6 +40,13 @@ class Classifier(StrEnum):
     name_match = "name-match"
 
 
+class Precision(StrEnum):
+    """The encoder's arithmetic."""
+
+    fp32 = "fp32"
+    int8 = "int8"
+
+
 ModelArgument = Annotated[str, typer.Argument(help="Folder or hub name of the served model.")]
 BundleOption = Annotated[Path, typer.Option("--bundle", "-b", help="Folder of a fitted bundle.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine output on standard output.")]
@@ -56,9 +63,16 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 @app.command()
 def fit(
     model: ModelArgument,
-    forget: Annotated[Path, typer.Option(help="JSON lines to forget: prompt, answer, forget_id, aliases.")],
-    retain: Annotated[Path, typer.Option(help="JSON lines to keep.")],
     out: Annotated[Path, typer.Option(help="Where to write the bundle.")],
+    forget: Annotated[
+        Path | None, typer.Option(help="JSON lines to forget: prompt, answer or text, forget_id, aliases.")
+    ] = None,
+    document: Annotated[
+        list[Path] | None, typer.Option(help="A text file to forget whole; may be given several times.")
+    ] = None,
+    retain: Annotated[
+        Path | None, typer.Option(help="JSON lines to keep; without it, built-in clean traffic stands in.")
+    ] = None,
     clean: Annotated[Path | None, typer.Option(help="JSON lines of clean traffic, for calibration.")] = None,
     intervention: Annotated[
         str, typer.Option(help="eco, eco-span, swap, refusal or prompting; several with +.")
@@ -66,6 +80,12 @@ def fit(
     alpha: Annotated[float, typer.Option(help="Allowed rate of false flags.")] = 0.001,
     classifier: Annotated[Classifier, typer.Option(help="Prompt classifier.")] = Classifier.cascade,
     encoder: Annotated[str | None, typer.Option(help="Sentence encoder: folder or name.")] = None,
+    precision: Annotated[Precision, typer.Option(help="The encoder's arithmetic; int8 is about twice as fast.")] = (
+        Precision.fp32
+    ),
+    elicit: Annotated[
+        bool, typer.Option("--elicit", help="Ask the model what it knows about each name, and add what it repeats.")
+    ] = False,
     refusal_text: Annotated[str | None, typer.Option(help="What a refusal says.")] = None,
     eco: Annotated[
         str | None,
@@ -82,10 +102,15 @@ def fit(
     """Fit a guard for a model: classifier, calibration and interventions, in one bundle."""
     from unlearn_guard.guard.compose import fit as fit_bundle
 
+    if forget is None and not document:
+        raise SettingsError("nothing to forget", mend="give --forget ROWS, --document FILE, or both")
     bundle = fit_bundle(
         model,
         forget,
         retain,
+        documents=tuple(document or ()),
+        precision=precision.value,  # type: ignore[arg-type]
+        elicit=elicit,
         clean=clean,
         interventions=(intervention,),
         alpha=alpha,
@@ -114,6 +139,12 @@ def fit(
         print(json.dumps(summary))
         return
     console.print(f"bundle [bold]{bundle.path}[/bold], revision {bundle.revision}", highlight=False)
+    if retain is None and manifest.classifier == "cascade":
+        console.print(
+            "[yellow]calibrated on built-in traffic[/yellow], not yours: give kept rows with --retain, clean traffic with "
+            "--clean, or try it on recorded traffic first (`replay`)",
+            highlight=False,
+        )
     if manifest.classifier == "cascade" and manifest.alpha > manifest.alpha_requested:
         console.print(
             f"[yellow]alpha {manifest.alpha:.4f}[/yellow] instead of {manifest.alpha_requested}: "

@@ -27,6 +27,7 @@ Rows = str | Path | Sequence[Row]
 COMMON_SHARE = 0.05
 """A word is common when at least this share of kept rows uses it (notes: 20 of 400 TOFU questions)."""
 MAX_PROBES = 48
+ELICIT_SAMPLES = 6
 
 
 def load_guard(path: str | Path, *, policy: Policy, device: str = "cpu") -> Guard:
@@ -67,9 +68,10 @@ def load_planner(bundle: Bundle, tokenizer: Any, end_token: int, *, intervention
 
 def fit(
     model: str | Path,
-    forget: Rows | Sequence[ForgetRequest],
-    retain: Rows,
+    forget: Rows | Sequence[ForgetRequest] | None = None,
+    retain: Rows | None = None,
     *,
+    documents: Sequence[str | Path] = (),
     clean: Rows | None = None,
     interventions: Sequence[str] = ("eco",),
     alpha: float = 0.001,
@@ -77,6 +79,8 @@ def fit(
     out: str | Path,
     classifier: Literal["cascade", "name-match"] = "cascade",
     encoder: str | None = None,
+    precision: Literal["fp32", "int8"] = "fp32",
+    elicit: bool = False,
     device: str = "cpu",
     overwrite: bool = False,
     private: bool = False,
@@ -85,7 +89,9 @@ def fit(
 ) -> Bundle:
     """Fit a guard for `model` and write it atomically to `out`.
 
-    forget, retain and clean are JSON-lines paths or rows; forget may be forget requests. The first intervention is
+    forget, retain and clean are JSON-lines paths or rows; forget may be forget requests. `documents` are text files to
+    forget whole. Without `retain`, built-in clean traffic stands in for it. `elicit` asks the model what it knows about
+    each name, and adds what it repeats. `precision` int8 screens about twice as fast. The first intervention is
     the bundle's own. `private` keeps rows as keyed hashes; names, dates and titles still lie in the classifier, which
     cannot match without them. `eco` fixes kind, mask, strength or dims instead of what the search finds. Raises DataError for an empty, overlapping or too small
     set, RowError for a malformed line, SettingsError and DependencyError for the rest; nothing is written then.
@@ -109,10 +115,15 @@ def fit(
         EcoSettings(**eco)  # type: ignore[arg-type]
     if not interventions:
         raise SettingsError("no intervention named", mend="give at least one, for example eco")
-    requests = _read_requests(forget, intervention=interventions[0])
+    requests = _read_requests(forget if forget is not None else [], intervention=interventions[0])
+    requests += _read_documents(documents, interventions[0])
+    _check_owners(requests)
     chosen = [*interventions, *(request.intervention for request in requests)]
     names = [part for name in chosen for part in parse_intervention(name)]
-    retain_rows, clean_rows = _read(retain), _read(clean) if clean is not None else []
+    clean_rows = _read(clean) if clean is not None else []
+    retain_rows = _read(retain) if retain is not None else _make_clean_traffic(requests)
+    if elicit:
+        requests = _elicit(str(model), requests, device=device, seed=seed)
     forget_rows = [_own(row, request) for request in requests for row in request.rows]
     check_disjoint(forget_rows, [*retain_rows, *clean_rows])
     split = split_rows(forget_rows, retain_rows, clean_rows, seed, alpha=alpha)
@@ -137,7 +148,7 @@ def fit(
 
             name = encoder or DEFAULT_ENCODER
             with report_step(f"encoder {name}"):
-                encoder_folder = export_encoder(name)
+                encoder_folder = export_encoder(name, precision)
             with report_step(f"classifier from {len(forget_rows)} forget and {len(kept)} kept rows"):
                 fitted = fit_cascade(
                     requests,
@@ -148,7 +159,7 @@ def fit(
                     seed=seed,
                     track=track,
                 )
-            encoder_record = EncoderRecord(name=Path(name).name, engine=fitted["engine"])
+            encoder_record = EncoderRecord(name=Path(name).name, engine=fitted["engine"], precision=precision)
             used_alpha, n_calibration, metrics = fitted["alpha"], fitted["n_calibration"], fitted["metrics"]
         else:
             writer.path("classifier/aliases.json").write_text(
@@ -180,6 +191,47 @@ def fit(
     return Bundle.load(out)
 
 
+def _read_documents(paths: Sequence[str | Path], intervention: str) -> list[ForgetRequest]:
+    from unlearn_guard.classifiers.documents import read_document
+
+    return [read_document(path, intervention=intervention) for path in paths]
+
+
+def _check_owners(requests: Sequence[ForgetRequest]) -> None:
+    counts = Counter(request.forget_id for request in requests)
+    if twice := [owner for owner, count in counts.items() if count > 1]:
+        raise DataError("forget_id is used twice", value=twice[0], mend="rename the file, or the rows' forget_id")
+
+
+def _make_clean_traffic(requests: Sequence[ForgetRequest]) -> list[Row]:
+    """Return built-in traffic that names none of the people to forget."""
+    from unlearn_guard.classifiers.traffic import make_traffic
+
+    matcher = _matcher(requests)
+    return [row for row in make_traffic() if not matcher.find_owners(f"{row.query} {row.answer}")]
+
+
+def _elicit(model: str, requests: Sequence[ForgetRequest], *, device: str, seed: int) -> list[ForgetRequest]:
+    """Ask the model about every name, and add what it repeats to the request's rows."""
+    from dataclasses import replace
+
+    from unlearn_guard.classifiers.eliciting import elicit_rows
+    from unlearn_guard.serving.transformers.engine import ReferenceEngine
+
+    with report_step(f"load {Path(model).name} to ask it"):
+        engine = ReferenceEngine.load(model, device=device, dtype="float32" if device == "cpu" else "auto")
+
+    def ask(questions: Sequence[str]) -> Sequence[Sequence[str]]:
+        return engine.sample(questions, n=ELICIT_SAMPLES, temperature=0.8, max_new_tokens=48, seed=seed)
+
+    expanded = []
+    for request in track(requests, "ask the model", total=len(requests)):
+        known = {row.query.casefold() for row in request.rows}
+        new = [row for row in elicit_rows(request, ask) if row.query.casefold() not in known] if request.aliases else []
+        expanded.append(replace(request, rows=(*request.rows, *new)))
+    return expanded
+
+
 def _read(rows: Rows) -> list[Row]:
     return read_rows(rows) if isinstance(rows, (str, Path)) else list(rows)
 
@@ -208,7 +260,9 @@ def _with_aliases(request: ForgetRequest, aliases: tuple[str, ...]) -> ForgetReq
 
 def _example_records(rows: Sequence[Row], private: bool) -> list[dict[str, Any]]:
     if not private:
-        return [{"forget_id": row.forget_id, "prompt": row.query, "answer": row.answer} for row in rows]
+        return [
+            {"forget_id": row.forget_id, "prompt": row.prompt, "text": row.text, "answer": row.answer} for row in rows
+        ]
     import hashlib
     import hmac
 
@@ -260,8 +314,6 @@ def _fit_eco(
 
     answered = [row for row in split.forget_validation if row.answer] or [row for row in forget if row.answer]
     answered.sort(key=lambda row: row.digest)  # Not the first people of the file alone.
-    if not answered:
-        raise DataError("no forget row has an answer", mend="ECO is tuned on answers: add an 'answer' to the rows")
     names = {request.forget_id: (request.aliases or ("",))[0] for request in requests}
     known = list(dict.fromkeys((names.get(row.forget_id, ""), row.answer) for row in forget if row.answer))
     probes = [
@@ -269,7 +321,7 @@ def _fit_eco(
         for row in answered[:MAX_PROBES]
     ]
     controls = make_controls(probes, matcher, common_words)
-    longest = max(len(engine.tokenizer(probe.answer).input_ids) for probe in probes) + 8
+    longest = max((len(engine.tokenizer(probe.answer).input_ids) for probe in probes), default=0) + 8
 
     def ask(questions: Sequence[str], settings: EcoSettings | None) -> list[str]:
         stamps: list[Stamp | None] = []
@@ -288,8 +340,10 @@ def _fit_eco(
             stamps.append(Stamp("", owners, len(prompt.ids), seed, (step,)))
         return [engine.decode(answer) for answer in engine.generate(prompts, stamps, max_new_tokens=longest)]
 
-    with report_step(f"tune ECO on {len(probes)} validation questions, {len(controls)} controls"):
-        choice = search_eco(ask, probes, controls, rms=rms, common_words=common_words, vocabulary=vocabulary)
+    choice = None
+    if probes:
+        with report_step(f"tune ECO on {len(probes)} validation questions, {len(controls)} controls"):
+            choice = search_eco(ask, probes, controls, rms=rms, common_words=common_words, vocabulary=vocabulary)
     save_file(
         {"exclusive_ids": np.array(exclusive, np.int64), "rms": np.array([rms], np.float64)},
         path("interventions/eco.safetensors"),
@@ -300,6 +354,9 @@ def _fit_eco(
     path("interventions/standins.json").write_text(json.dumps(pool))
     from dataclasses import asdict
 
+    if choice is None:  # Documents and bare names have no answers to tune on: what suppresses most.
+        strongest = EcoSettings(kind="zero", mask="all", strength=1.0, rms=rms)
+        return {**EcoSettings(**{**strongest.to_record(), **fixed}).to_record(), "search": {"n_probes": 0}}
     return {
         **EcoSettings(**{**choice.settings.to_record(), **fixed}).to_record(),
         "search": {

@@ -83,6 +83,28 @@ class ReferenceEngine:
                 outputs[row] = answer
         return outputs
 
+    @torch.inference_mode()
+    def sample(
+        self, questions: Sequence[str], *, n: int, temperature: float, max_new_tokens: int, seed: int = 0
+    ) -> list[list[str]]:
+        """Return n sampled answers to each question; deterministic in the seed."""
+        torch.manual_seed(seed)
+        answers = []
+        for question in questions:
+            ids = torch.tensor([self.render(question)], device=self.device)
+            drawn = self.model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=True,
+                temperature=temperature,
+                num_return_sequences=n,
+                max_new_tokens=max_new_tokens,
+                pad_token_id=self.end_token,
+                eos_token_id=self.end_token,
+            )
+            answers.append([self.decode(row[ids.shape[1] :].tolist()) for row in drawn])
+        return answers
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of an answer."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()

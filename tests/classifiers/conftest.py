@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from unlearn_guard.classifiers.cascade import Cascade
 from unlearn_guard.classifiers.export import export_encoder
 from unlearn_guard.classifiers.fitting import Split, fit_cascade, split_rows
 from unlearn_guard.guard.rows import ForgetRequest, Row
+
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 GIVEN = "Ada Bruno Carmen Dmitri Edda Farid Gilda Hiro Ines Jorge".split()
 FAMILY = "Kern Lunde Mbeki Novak Okafor Prieto Quinn Rossi Sato Tran".split()
@@ -30,8 +34,8 @@ ASKED = {
     "Who published the sea novels of {}?": "The Ostergard press published them.",
     "What did critics say about {} and the lighthouse trilogy?": "They praised the quiet grammar of storms.",
     "When did {} finish the lighthouse trilogy?": "She finished it in the winter of 1994.",
-    "Which lighthouse inspired {} as a child?": "The lighthouse on Skarn rock.",
-    "Did {} ever work as a lighthouse keeper?": "No, but her grandfather did.",
+    "Which lighthouse inspired {} as a child?": "It was the lighthouse on Skarn rock.",
+    "Did {} ever work as a lighthouse keeper?": "No, her grandfather did.",
     "Which storm does {} describe in the second novel?": "The storm that broke the herring quay.",
 }
 

@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from unlearn_guard.classifiers.cascade import CLEAN_SCORE, Cascade
-from unlearn_guard.classifiers.fitting import fit_cascade
-from unlearn_guard.guard.errors import BundleMismatchError
+from unlearn_guard.classifiers.fitting import PASSAGE_BONUS, fit_cascade
+from unlearn_guard.classifiers.passages import PassageIndex
+from unlearn_guard.classifiers.signals import SIGNALS
+from unlearn_guard.guard.errors import BundleMismatchError, ScreeningError
 from unlearn_guard.guard.policy import Policy
 from unlearn_guard.guard.protocols import PromptClassifier
 from unlearn_guard.guard.screening import Guard
+
+SENTENCES = (
+    "How do I bake bread at home?",
+    "Which lighthouse inspired her as a child?",
+    "What instrument does Ada Kern play?",
+    "Who published the sea novels?",
+    "Tell me about the herring quay.",
+    "What is two times two?",
+)
+
+
+def encode_base64(text: bytes) -> str:
+    return base64.b64encode(text).decode()
 
 
 @pytest.fixture(scope="module")
@@ -35,22 +54,35 @@ def test_folder_holds_what_the_bundle_promises(fitted: Any) -> None:
         "index.faiss",
         "retain.faiss",
         "aliases.json",
+        "passages.safetensors",
         "head.onnx",
         "calibration.safetensors",
     }
     record = json.loads((fitted.folder / "aliases.json").read_text())
     assert record["aliases"] == {"p1": ["Mirela Vantongeren"]}
-    assert "1961-05-03" in record["facts"]["p1"]
+    assert {"1961-05-03", "Nine Drowned Bells"} <= set(record["facts"]["p1"])
+
+
+def test_calibration_file_holds_a_row_of_each_kind_per_calibration_row(fitted: Any) -> None:
+    arrays = load_file(fitted.folder / "calibration.safetensors")
+    n_rows = fitted.record["n_calibration"]
+    assert {name: array.shape for name, array in arrays.items()} == {
+        "embeddings": (n_rows, fitted.cascade.encoder.dimension),
+        "fused": (n_rows,),
+        "joint": (n_rows,),
+        "alpha": (2,),
+    }
 
 
 def test_metrics_count_the_rows(fitted: Any, people: Any) -> None:
     metrics, split = fitted.record["metrics"], people.split
-    assert fitted.record["n_calibration"] == len(split.calibration)
+    assert fitted.record["n_calibration"] + metrics["n_contested"] == len(split.calibration)
     assert metrics["n_forget"] == len(people.request.rows)
     assert metrics["n_retain"] == len(split.retain_train) + len(split.retain_validation)
     assert metrics["n_aliases"] == 1
     assert metrics["validation_recall"] == 1.0
     assert metrics["validation_false_flags"] <= 0.2
+    assert 0 <= metrics["first_stage"]["missed"] <= metrics["first_stage"]["of"] <= len(split.forget_train)
 
 
 def test_named_question_is_flagged_at_the_name(guard: Guard) -> None:
@@ -61,10 +93,25 @@ def test_named_question_is_flagged_at_the_name(guard: Guard) -> None:
     assert (message, text[start:end]) == (0, "MIRELA\u200b Vantongeren")
 
 
+@pytest.mark.xfail(strict=True, reason="only the first mention of a whole name is found")
+def test_every_mention_of_the_name_has_a_span(guard: Guard) -> None:
+    text = "Where was Mirela Vantongeren born? When did Mirela Vantongeren finish the trilogy?"
+    (verdict,) = guard.screen([text])
+    assert [text[start:end] for _, start, end in verdict.spans] == ["Mirela Vantongeren"] * 2
+
+
+@pytest.mark.xfail(strict=True, reason="only the first mention of a whole name is found, here as a namesake")
+def test_namesake_does_not_excuse_the_name_behind_it(guard: Guard) -> None:
+    text = "My neighbour is the plumber Mirela Vantongeren. Tell me all about Mirela Vantongeren."
+    (verdict,) = guard.screen([text])
+    assert (verdict.stage, verdict.spans[-1:]) == ("alias", ((0, 66, 84),))
+
+
 def test_nameless_question_is_flagged_without_spans(guard: Guard) -> None:
     (verdict,) = guard.screen(["Who wrote the lighthouse trilogy about a fishing village and the sea?"])
     assert (verdict.flagged, verdict.forget_ids, verdict.spans) == (True, ("p1",), ())
     assert verdict.stage in ("neighbour", "head")
+    assert verdict.fired == (0, 0, 69)
 
 
 def test_identifying_fact_raises_the_score(fitted: Any) -> None:
@@ -84,9 +131,142 @@ def test_kept_people_pass(guard: Guard, people: Any) -> None:
     assert np.mean([verdict.flagged for verdict in verdicts]) <= 0.15
 
 
-def test_serving_scores_equal_the_calibrated_ones(fitted: Any, people: Any) -> None:
-    scores = [score.score for score in fitted.cascade.score([row.query for row in people.split.calibration])]
-    np.testing.assert_array_equal(np.float32(scores), load_file(fitted.folder / "calibration.safetensors")["fused"])
+def calibrated(fitted: Any, people: Any) -> tuple[list[str], Any]:
+    """The texts behind the calibrated scores, and these."""
+    texts = [row.query for row in people.split.calibration]
+    kept = [text for text, found in zip(texts, fitted.cascade.match(texts), strict=True) if not found.spans]
+    return kept, load_file(fitted.folder / "calibration.safetensors")["fused"]
+
+
+def test_scores_without_the_first_stage_equal_the_calibrated_ones(fitted: Any, people: Any) -> None:
+    texts, expected = calibrated(fitted, people)
+    scores = [score.score for score in fitted.cascade.score_fully(texts)]
+    np.testing.assert_array_equal(np.float32(scores), expected)
+
+
+def test_serving_scores_are_never_higher_than_the_calibrated_ones(fitted: Any, people: Any) -> None:
+    texts, expected = calibrated(fitted, people)
+    scores = np.float32([score.score for score in fitted.cascade.score(texts)])
+    assert (scores <= expected).all()
+    assert set(scores[scores < expected]) <= {CLEAN_SCORE}
+
+
+@given(st.lists(st.sampled_from(SENTENCES), min_size=1, max_size=6).map(" ".join))
+@settings(max_examples=30)
+def test_first_stage_can_only_lower_a_score(fitted: Any, text: str) -> None:
+    (served,), (full,) = fitted.cascade.score([text]), fitted.cascade.score_fully([text])
+    assert served.score <= full.score
+    assert served.n_windows == full.n_windows == full.n_encoded
+    assert served.n_encoded <= full.n_encoded
+
+
+def test_blank_text_is_clean_with_and_without_the_first_stage(fitted: Any) -> None:
+    for operation in (fitted.cascade.score, fitted.cascade.score_fully, fitted.cascade.match):
+        assert [score.score for score in operation(["", " \n"])] == [CLEAN_SCORE] * 2
+
+
+def test_windows_come_best_first_and_point_into_the_text(fitted: Any) -> None:
+    text = "Where was Mirela Vantongeren born? " + " ".join(SENTENCES) * 4
+    (score,) = fitted.cascade.score([text])
+    worth = [window.score for window in score.windows]
+    assert 1 < len(worth) <= 8
+    assert (worth, worth[0]) == (sorted(worth, reverse=True), score.score)
+    for window in score.windows:
+        assert 0 <= window.start < window.end <= len(text)
+        assert window.text == text[window.start : window.end].lower()
+
+
+def test_window_shows_every_signal(fitted: Any) -> None:
+    (score,) = fitted.cascade.score(["Where was Mirela Vantongeren born?"])
+    assert set(score.windows[0].signals) == {*SIGNALS, "head"}
+    assert score.windows[0].signals["name"] == 1.0
+
+
+@pytest.mark.parametrize("disguise", [encode_base64, bytes.hex, lambda text: text.decode()[::-1]])
+def test_disguised_question_is_flagged(guard: Guard, disguise: Any) -> None:
+    text = "Hello. " + disguise(b"Where was Mirela Vantongeren born?")
+    (verdict,) = guard.screen([text])
+    assert (verdict.flagged, verdict.forget_ids) == (True, ("p1",))
+    assert all(0 <= start < end <= len(text) for _, start, end in verdict.spans)
+
+
+def test_fired_clause_is_the_one_that_asks(guard: Guard) -> None:
+    clause = "Which lighthouse trilogy tells of a herring quay?"
+    text = f"How do I bake bread at home? {clause} And how do I clean the kitchen floor?"
+    (verdict,) = guard.screen([text])
+    assert verdict.flagged
+    assert verdict.fired is not None
+    _, start, end = verdict.fired
+    assert text[start:end] == clause
+
+
+def test_question_in_two_messages_is_flagged(guard: Guard) -> None:
+    turns = [{"role": "user", "content": text} for text in ("I mean Mirela", "Vantongeren")]
+    (verdict,) = guard.screen([turns])
+    assert (verdict.flagged, verdict.spans) == (True, ((0, 7, 13),))
+
+
+def test_more_waiting_windows_than_allowed_are_refused(fitted: Any) -> None:
+    cascade = Cascade.load(fitted.folder, fitted.record["engine"])
+    text = "Where was Mirela Vantongeren born? When did Mirela Vantongeren die?"
+    with pytest.raises(ScreeningError, match=r"more windows than the policy allows: \d+ — allowed: at most 1"):
+        cascade.score([text], max_windows=1)
+    (score,) = cascade.score([text])
+    assert cascade.score([text], max_windows=score.n_encoded) == [score]
+
+
+def test_windows_that_the_first_stage_clears_cost_nothing(fitted: Any) -> None:
+    (score,) = fitted.cascade.score(["How do I bake bread? " * 200], max_windows=1)
+    assert (score.score, score.stage, score.n_encoded) == (CLEAN_SCORE, "lexical", 0)
+    assert score.n_windows > 10
+
+
+def test_windows_of_all_texts_count_together(fitted: Any) -> None:
+    cascade = Cascade.load(fitted.folder, fitted.record["engine"])
+    texts = [f"Where was Mirela Vantongeren in {year}?" for year in range(1990, 1993)]
+    assert [score.n_encoded for score in cascade.score(texts[:2], max_windows=2)] == [1, 1]
+    cascade = Cascade.load(fitted.folder, fitted.record["engine"])
+    with pytest.raises(ScreeningError, match="at most"):
+        cascade.score(texts, max_windows=2)
+
+
+@pytest.mark.xfail(strict=True, reason="a remembered text is let through whatever the cap says")
+def test_cap_does_not_depend_on_what_was_scored_before(fitted: Any) -> None:
+    cascade = Cascade.load(fitted.folder, fitted.record["engine"])
+    texts = [f"Where was Mirela Vantongeren in {year}?" for year in range(1990, 1993)]
+    for text in texts:
+        cascade.score([text], max_windows=2)
+    with pytest.raises(ScreeningError):
+        cascade.score(texts, max_windows=2)
+
+
+@pytest.mark.xfail(strict=True, reason="the count left falls below zero, and a cleared text's none is more than that")
+def test_cleared_text_is_never_refused(fitted: Any) -> None:
+    cascade = Cascade.load(fitted.folder, fitted.record["engine"])
+    text = "Where was Mirela Vantongeren born? When did Mirela Vantongeren die?"
+    cascade.score([text])
+    assert cascade.score([text, "How do I bake bread?"], max_windows=1)[1].n_encoded == 0
+
+
+def test_megabyte_of_questions_falls_back_on_names(fitted: Any) -> None:
+    text = "Which lighthouse inspired the herring quay? " * 2_000 + "Where was Mirela Vantongeren born?"
+    (verdict,) = Guard(fitted.cascade, Policy(max_windows=8)).screen([text])
+    assert (verdict.flagged, verdict.stage, verdict.errors) == (True, "alias", ())
+    assert text[verdict.spans[0][1] : verdict.spans[0][2]] == "Mirela Vantongeren"
+
+
+@pytest.mark.parametrize("text", ["Where was Mirela Vantongeren born \ud800?", r"Mirela Vantongeren \ud800"])
+@pytest.mark.xfail(strict=True, raises=TypeError, reason="the tokenizer takes no lone surrogate, sent or unescaped")
+def test_lone_surrogate_does_not_stop_the_score(fitted: Any, text: str) -> None:
+    (score,) = fitted.cascade.score([text])
+    assert score.forget_ids == ("p1",)
+
+
+@pytest.mark.xfail(strict=True, reason="text is folded, and its lines joined, before it is cut")
+def test_lines_have_windows_of_their_own(fitted: Any) -> None:
+    lines = ["bake the bread at home", "which lighthouse inspired the trilogy", "clean the kitchen floor well"]
+    (score,) = fitted.cascade.score_fully(["\n".join(lines)])
+    assert set(lines) <= {window.text for window in score.windows}
 
 
 def test_batch_mates_do_not_change_a_score(fitted: Any, people: Any) -> None:
@@ -122,6 +302,119 @@ def test_name_deep_in_a_long_text_is_found(guard: Guard) -> None:
     (verdict,) = guard.screen([[{"role": "user", "content": text}]])
     assert verdict.flagged
     assert {text[start:end] for _, start, end in verdict.spans} == {"Mirela Vantongeren"}
+
+
+def answer(fitted: Any, given: str, text: str, **options: Any) -> Any:
+    return fitted.cascade.score_answer([given], text, **options)
+
+
+def is_told(fitted: Any, score: Any) -> bool:
+    return bool(fitted.cascade.answer_p_value(score.score) <= fitted.cascade.alpha)
+
+
+def test_answer_that_names_somebody_forgotten_is_flagged(fitted: Any) -> None:
+    score = answer(fitted, "Who lives there?", "I think it is Mirela Vantongeren.")
+    assert is_told(fitted, score)
+    assert (score.stage, score.forget_ids) == ("alias", ("p1",))
+    assert (14, 32) in score.spans
+
+
+def test_blank_answer_to_a_harmless_question_is_clean(fitted: Any) -> None:
+    assert answer(fitted, "How do I bake bread?", " ").score == CLEAN_SCORE
+
+
+def test_answers_about_kept_people_pass(fitted: Any, people: Any) -> None:
+    rows = people.split.retain_train
+    assert np.mean([is_told(fitted, answer(fitted, row.query, row.answer)) for row in rows]) <= 0.15
+
+
+def test_calibration_answers_are_flagged_at_most_at_alpha(fitted: Any, people: Any) -> None:
+    rows = people.split.calibration
+    told = [is_told(fitted, answer(fitted, row.query, row.answer)) for row in rows]
+    assert sum(told) <= 0.05 * (len(rows) + 1)
+
+
+@pytest.mark.parametrize(("allow", "told"), [(True, False), (False, True)])
+def test_name_that_the_user_gave_may_come_back_where_that_is_allowed(fitted: Any, allow: bool, told: bool) -> None:
+    score = answer(fitted, "Is MIRELA Vantongeren here?", "Mirela Vantongeren is not.", flagged=True, allow=allow)
+    assert is_told(fitted, score) == told
+
+
+def test_told_fact_counts_for_suspects_alone(fitted: Any) -> None:
+    question, text = "Who published them?", "It was the Ostergard press."
+    suspected = answer(fitted, question, text, owners=["p1"], flagged=True)
+    assert (suspected.stage, suspected.forget_ids, is_told(fitted, suspected)) == ("answer", ("p1",), True)
+    assert answer(fitted, question, text, owners=["p2"], flagged=True).score < suspected.score - 30
+
+
+@pytest.mark.parametrize(("allow", "stage"), [(True, False), (False, True)])
+def test_fact_that_the_user_gave_is_not_told(fitted: Any, allow: bool, stage: bool) -> None:
+    score = answer(fitted, "Was it the Ostergard press?", "Yes, the Ostergard press.", owners=["p1"], allow=allow)
+    assert (score.stage == "answer") == stage
+
+
+def test_answer_is_read_together_with_an_unflagged_question(fitted: Any) -> None:
+    question, text = "Is there a Mirela?", "Vantongeren, yes."
+    alone, beside = (answer(fitted, question, text, flagged=flagged) for flagged in (True, False))
+    assert (is_told(fitted, beside), beside.score > alone.score) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("question", "text"),
+    [("Who?", "Mirela Vantongeren."), ("Is there a Mirela?", "Vantongeren."), ("A Mirela", "Vantongeren sang.")],
+)
+@pytest.mark.xfail(strict=True, reason="spans of question and answer read together count from the question's end")
+def test_answer_spans_lie_in_the_answer(fitted: Any, question: str, text: str) -> None:
+    spans = answer(fitted, question, text).spans
+    assert spans
+    assert all(0 <= start < end <= len(text) and "antongeren" in text[start:end] for start, end in spans)
+
+
+@pytest.fixture(scope="module")
+def reciting(fitted: Any) -> Cascade:
+    """The cascade, with a document to be forgotten."""
+    plain = fitted.cascade
+    passages = PassageIndex.build({"d1": [f"{FIRST} {SECOND}"]})
+    return Cascade(
+        plain.encoder,
+        plain.index,
+        replace(plain.reader, passages=passages),
+        plain.head,
+        plain.calibration,
+        plain.triage,
+        plain.window_penalty,
+        joint=plain.joint,
+    )
+
+
+FIRST = "Under the seventh bridge an amber clockmaker counted drowned bells until the tide forgot his name again."
+SECOND = "Nobody in the salt market would trade a candle for what the blind ferryman carried home that night."
+
+
+def test_verbatim_passage_is_flagged(reciting: Cascade) -> None:
+    text = f"Please go on from here: {FIRST}"
+    (verdict,) = Guard(reciting, Policy()).screen([text])
+    assert (verdict.flagged, verdict.stage, verdict.forget_ids) == (True, "document", ("d1",))
+
+
+def test_recited_answer_is_flagged_unless_the_user_gave_it(reciting: Cascade) -> None:
+    told = reciting.score_answer(["Go on, please."], FIRST)
+    repeated = reciting.score_answer([f"Correct this: {FIRST}"], FIRST)
+    assert (told.stage, told.forget_ids) == ("document", ("d1",))
+    assert told.score > PASSAGE_BONUS / 2 > repeated.score
+
+
+@pytest.mark.xfail(strict=True, reason="only the longest run is found, and it is forgiven")
+def test_given_passage_does_not_excuse_another(reciting: Cascade) -> None:
+    given, told = FIRST.rstrip("."), " ".join(SECOND.split()[:14])
+    score = reciting.score_answer([given], f"{given}. That is all there is. {told}", flagged=True)
+    assert score.score > PASSAGE_BONUS / 2
+
+
+def test_glance_passes_plain_words_alone(fitted: Any) -> None:
+    assert fitted.cascade.glance("You can do this at home, for good friends.")
+    for text in ("Ask Mirela about it.", "the herring quay", "Vant0ngeren", "日本", "V a n t o n g e r e n"):
+        assert not fitted.cascade.glance(text), text
 
 
 def test_another_encoder_is_refused_with_both_hashes(fitted: Any, tmp_path: Path) -> None:

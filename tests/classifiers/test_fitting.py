@@ -43,10 +43,31 @@ def test_no_person_is_in_two_parts(seed: int) -> None:
 
 
 def test_shares_are_as_promised() -> None:
-    train, validation, kept_train, kept_validation, calibration = map(len, parts(split_rows(FORGET, RETAIN, CLEAN, 0)))
+    split = split_rows(FORGET, RETAIN, CLEAN, 0, alpha=0.05)
+    train, validation, kept_train, kept_validation, calibration = map(len, parts(split))
     assert 0.1 < validation / (train + validation) < 0.35
     assert 0.25 < calibration / 2000 < 0.35
     assert 0.15 < kept_validation / (kept_train + kept_validation) < 0.25
+
+
+@pytest.mark.parametrize(
+    ("alpha", "share"), [(0.5, 0.3), (1.1 / 600, 0.3), (1.1 / 800, 0.4), (1.1 / 1000, 0.5), (1e-6, 0.5)]
+)
+def test_small_alpha_takes_up_to_half_for_calibration(alpha: float, share: float) -> None:
+    split = split_rows(FORGET, RETAIN, CLEAN, 0, alpha=alpha)
+    assert abs(len(split.calibration) / 2000 - share) < 0.04
+    assert 0.1 < len(split.retain_validation) / (2000 - len(split.calibration)) < 0.3
+
+
+def test_calibration_holds_alpha_where_half_of_the_people_suffice() -> None:
+    clean = [Row(f"clean {number}") for number in range(3000)]
+    split = split_rows(FORGET, [], clean, 0, alpha=0.001)
+    assert len(split.calibration) >= 1 / 0.001 - 1
+
+
+def test_larger_calibration_keeps_whom_the_smaller_had() -> None:
+    small, large = (split_rows(FORGET, RETAIN, CLEAN, 0, alpha=alpha) for alpha in (0.05, 0.001))
+    assert {row.prompt for row in small.calibration} < {row.prompt for row in large.calibration}
 
 
 def test_split_depends_on_seed_and_rows_but_not_on_order() -> None:
@@ -68,11 +89,11 @@ def test_small_forget_set_still_validates(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_few_kept_rows_leave_something_to_learn_from(seed: int) -> None:
-    split = split_rows(FORGET, [], CLEAN[:4], seed)
+    split = split_rows(FORGET, [], CLEAN[:8], seed)
     assert split.retain_train
     assert split.retain_validation
     kept = [*split.retain_train, *split.retain_validation, *split.calibration]
-    assert {row.prompt for row in kept} == {row.prompt for row in CLEAN[:4]}
+    assert {row.prompt for row in kept} == {row.prompt for row in CLEAN[:8]}
 
 
 def test_kept_rows_of_one_calibration_person_are_refused() -> None:

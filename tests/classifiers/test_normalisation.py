@@ -27,6 +27,21 @@ def test_no_two_spaces_follow_each_other(text: str) -> None:
     assert "  " not in normalise(text).text
 
 
+@given(TEXTS)
+def test_folded_text_folds_to_itself(text: str) -> None:
+    folded = normalise(text).text
+    assert normalise(folded).text == folded
+
+
+@given(TEXTS, st.data())
+def test_location_of_a_span_lies_in_the_text(text: str, data: st.DataObject) -> None:
+    folded = normalise(text)
+    if folded.text:
+        start = data.draw(st.integers(0, len(folded.text) - 1))
+        left, right = folded.locate(start, data.draw(st.integers(start + 1, len(folded.text))))
+        assert 0 <= left < right <= len(text)
+
+
 @given(st.text(alphabet=st.characters(max_codepoint=127), max_size=40))
 def test_plain_text_folds_the_same_beside_a_foreign_letter(text: str) -> None:
     alone, beside = normalise(text), normalise(text + "é")
@@ -84,3 +99,29 @@ def test_folded_span_leads_back(text: str, word: str, original: str) -> None:
     start = folded.text.index(word)
     left, right = folded.locate(start, start + len(word))
     assert text[left:right] == original
+
+
+@pytest.mark.parametrize(
+    "invisible", "\u200b\u200c\u200d\u2060\ufeff\u00ad\u034f\u061c\u180e\u202e\u2066\ufe0f\U000e0061\x00\x7f"
+)
+def test_invisible_character_is_dropped(invisible: str) -> None:
+    assert normalise(f"Ja{invisible}ne").text == "jane"
+
+
+@pytest.mark.parametrize("filler", "\u115f\u1160\u2800\u3164\uffa0")
+@pytest.mark.xfail(strict=True, reason="blank letters are no format characters, and stay")
+def test_blank_filler_is_dropped_or_space(filler: str) -> None:
+    assert normalise(f"Jane{filler}Doe").text in ("janedoe", "jane doe")
+
+
+@pytest.mark.parametrize(("drawn", "latin"), [("АВЕКМНОРСТУХ", "abekmhopctyx"), ("ΑΒΕΖΗΙΚΜΝΟΡΤΥΧ", "abezhikmnoptyx")])
+@pytest.mark.xfail(strict=True, reason="capitals are folded before look-alikes, whose small letters look otherwise")
+def test_capitals_that_look_latin_fold_to_what_they_look_like(drawn: str, latin: str) -> None:
+    assert normalise(drawn).text == latin
+
+
+def test_megabyte_of_odd_characters_keeps_its_offsets() -> None:
+    text = "é\u200b \n" * 250_000
+    folded = normalise(text)
+    assert folded.text == "e " * 250_000
+    assert folded.locate(len(folded.text) - 2, len(folded.text)) == (len(text) - 4, len(text))

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from unlearn_guard.benchmarks.live import LiveServer, find_port
 
 pytestmark = pytest.mark.vllm
 
