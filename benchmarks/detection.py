@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -216,7 +217,40 @@ def run_detection(
         }
         for name, cells in tally.cells.items()
     ]
-    return {"rows": rows, "notes": notes, "environment": describe_environment()}
+    return {
+        "environment": describe_environment(),
+        "config_hash": hashlib.sha256(json.dumps(sizes, sort_keys=True).encode()).hexdigest()[:16],
+        "data_hash": hashlib.sha256(
+            json.dumps({name: counts.n for name, counts in sorted(tally.cells["guard"].items())}).encode()
+        ).hexdigest()[:16],
+        "rows": rows,
+        "curves": draw_curves(tally.cells["guard"]),
+        "notes": notes,
+    }
+
+
+_CURVES = {
+    "TOFU unseen": ("tofu.forget.unseen", "clean.tofu"),
+    "TOFU nameless": ("tofu.forget.unseen+nameless", "clean.tofu"),
+    "TOFU paraphrases": ("tofu.forget.paraphrase", "clean.tofu"),
+    "RWKU": ("rwku.forget", "rwku.neighbor"),
+    "world": ("world.forget.unseen", "world.neighbour"),
+    "your rows": ("files.forget", "files.clean"),
+}
+
+
+def draw_curves(cells: dict[str, Counts]) -> dict[str, list[list[float]]]:
+    """Return receiver operating curves, (false flags, recall) at up to 100 thresholds, of pairs of cells."""
+    curves = {}
+    for name, (positive, negative) in _CURVES.items():
+        if positive not in cells or negative not in cells:
+            continue
+        hits, misses = np.array(cells[positive].scores), np.array(cells[negative].scores)
+        levels = np.unique(np.quantile(np.concatenate([hits, misses]), np.linspace(0, 1, 100)))[::-1]
+        curves[name] = [
+            [round(float((misses >= level).mean()), 6), round(float((hits >= level).mean()), 6)] for level in levels
+        ]
+    return curves
 
 
 def _measure_files(tally: Tally, notes: dict[str, Any], forget: Path, clean: Path, folder: Path, seed: int) -> None:

@@ -63,12 +63,16 @@ def run_bench(
     seeds: Sequence[int] | None = None,
     out: Path,
     models: dict[str, Path] | None = None,
+    rows: dict[str, Path] | None = None,
 ) -> dict[str, Any]:
     """Measure methods and write `out` (JSON, schema 1), with Markdown and HTML beside it; return the report.
 
-    `models` names the user's own `full` and `retain-only` models; without them both are trained.
+    `models` names the user's own `full` and `retain-only` models; without them both are trained. `rows` names the user's
+    own `forget` and `clean` rows, for the suite `detection`.
     """
     sizes = load_profile(suite, profile)
+    if suite == "detection" or rows:
+        return _run_detection(sizes, suite, profile, out, rows or {}, seeds)
     names = list(methods or SUBJECTS)
     for name in names:
         SUBJECTS[name]  # An unknown name must not surface after minutes of training.
@@ -88,6 +92,20 @@ def run_bench(
         "rows": rows,
     }
     write_report(report, out)
+    return report
+
+
+def _run_detection(
+    sizes: dict[str, Any], suite: str, profile: str, out: Path, rows: dict[str, Path], seeds: Sequence[int] | None
+) -> dict[str, Any]:
+    from unlearn_guard.benchmarks.detection import run_detection
+    from unlearn_guard.benchmarks.detection_report import write_detection
+
+    found = run_detection(
+        sizes=sizes, forget=rows.get("forget"), clean=rows.get("clean"), seed=(seeds or sizes.get("seeds") or [0])[0]
+    )
+    report = {"schema_version": SCHEMA_VERSION, "suite": suite, "profile": profile, **found}
+    write_detection(report, out)
     return report
 
 

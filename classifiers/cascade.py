@@ -29,7 +29,7 @@ from unlearn_guard.classifiers.signals import (
     read_ranks,
 )
 from unlearn_guard.classifiers.triage import Triage
-from unlearn_guard.classifiers.windows import cut_windows
+from unlearn_guard.classifiers.windows import cut_blocks, cut_windows
 from unlearn_guard.guard.errors import BundleMismatchError, ScreeningError
 from unlearn_guard.guard.fingerprint import hash_bytes
 from unlearn_guard.guard.verdict import Stage, TextScore, Window
@@ -98,10 +98,12 @@ class Cascade:
         *,
         facts: FactIndex | None = None,
         joint: Calibration | None = None,
+        topics: bool = False,
     ) -> None:
         self.encoder, self.index, self.reader, self.head = encoder, index, reader, head
         self.calibration, self.triage = calibration, triage
         self.joint = joint or calibration
+        self._cut_text = cut_blocks if topics else cut_windows
         self._facts = facts or FactIndex({}, reader.weights)
         self.window_penalty = window_penalty
         self.alpha = calibration.alpha
@@ -144,6 +146,7 @@ class Cascade:
             float(record["window_penalty"]),
             facts=FactIndex(record["answers"], reader.weights),
             joint=Calibration(np.sort(arrays["joint"]), alpha, requested),
+            topics=bool(record["topics"]),
         )
 
     def score_fully(self, texts: Sequence[str]) -> list[TextScore]:
@@ -263,7 +266,7 @@ class Cascade:
             same = reading is not readings[0] and len(reading.view.text) == len(plain)
             if known is not None:
                 known.forgive(reading)
-            windows = [(0, len(reading.view.text))] if whole else cut_windows(reading.view.text)
+            windows = [(0, len(reading.view.text))] if whole else self._cut_text(reading.view.text)
             for start, end in windows:
                 if same and reading.view.text[start:end] == plain[start:end]:
                     continue

@@ -47,6 +47,7 @@ _PRIOR_BIAS = -6.0
 _TELLING_WEIGHT = 0.6
 """Attribute weight (nats / 10) from which a nameless text identifies anybody at all."""
 _MIN_EXAMPLES = 24
+_MOST_NEIGHBOUR_WEIGHT = 20.0
 _REMEMBERED = 65_536
 
 
@@ -59,6 +60,8 @@ class Split:
     retain_train: list[Row]
     retain_validation: list[Row]
     calibration: list[Row]
+    neighbours: frozenset[str] = frozenset()
+    """Digests of the operator's own kept rows, against other clean traffic: what a topic must be told from."""
 
 
 def split_rows(
@@ -75,7 +78,8 @@ def split_rows(
 
     n_kept = len(retain) + len(clean)
     for_calibration = min(0.5, max(CALIBRATION_SHARE, 1.1 / alpha / max(1, n_kept)))
-    split = Split([], [], [], [], [])
+    neighbours = frozenset(row.digest for row in retain) if clean else frozenset()
+    split = Split([], [], [], [], [], neighbours)
     for row in forget:
         kept_back = place("forget:" + row.digest) < VALIDATION_SHARE
         (split.forget_validation if kept_back else split.forget_train).append(row)
@@ -192,6 +196,7 @@ class _Fitter:
         self.window_penalty = 0.0
         self._record: dict[str, Any] = {}
         self._topics: set[str] = set()
+        self.neighbours: frozenset[str] = frozenset()
         self._passages: PassageIndex | None = None
 
     def encode(self, rows: Any) -> None:
@@ -226,6 +231,7 @@ class _Fitter:
             self.triage,
             self.window_penalty,
             facts=FactIndex(self._record["answers"], reader.weights),
+            topics=self._only_topics,
         )
 
     def learn(self, forget: Sequence[Row], kept: Sequence[Row], alpha: float) -> Cascade:
@@ -241,7 +247,14 @@ class _Fitter:
         vectors = self.encoder.encode([self._mask(text) for text in (*positive, *negative)])
         plain = np.concatenate([self._vectors(forget), self._vectors(kept)])
         truth = np.concatenate([np.ones(len(forget)), np.zeros(len(kept))])
-        head, unseen = _fit_head(np.concatenate([vectors, plain]), np.concatenate([truth, truth]), self.seed)
+        weights = np.concatenate([np.ones(len(forget)), self._weigh_kept(kept)])
+        head, unseen = _fit_head(
+            np.concatenate([vectors, plain]),
+            np.concatenate([truth, truth]),
+            np.concatenate([weights, weights]),
+            self.seed,
+            strength=1.0 if self._only_topics else 10.0,
+        )
         read = [
             trial.reader.read(text)[0].judge(without=own)
             for text, own in zip([*positive, *negative], own_terms([*forget, *kept]), strict=True)
@@ -272,7 +285,11 @@ class _Fitter:
             ]
         )
         signals = np.column_stack([lexical, near, kept_near])
-        fusion, bias = _fit_fusion(signals[used], unseen[: len(truth)][used], truth[used], self.seed)
+        if self._only_topics:
+            fusion, bias = _blank_head(self.encoder.dimension).fusion, 0.0
+            fusion[-1] = 1.0
+        else:
+            fusion, bias = _fit_fusion(signals[used], unseen[: len(truth)][used], truth[used], self.seed)
         write_head(
             HeadWeights(head.coef_[0].astype(np.float32), float(head.intercept_[0]), fusion, bias),
             self.folder / "head.onnx",
@@ -290,7 +307,19 @@ class _Fitter:
             trial.calibration,
             self.triage,
             self.window_penalty,
+            facts=trial._facts,
+            topics=self._only_topics,
         )
+
+    @property
+    def _only_topics(self) -> bool:
+        return self._topics == set(self.requests)
+
+    def _weigh_kept(self, kept: Sequence[Row]) -> npt.NDArray[np.float64]:
+        """Return row weights under which the operator's own kept rows count as much as all other clean traffic."""
+        own = np.array([row.digest in self.neighbours for row in kept], bool)
+        share = min(_MOST_NEIGHBOUR_WEIGHT, (len(kept) - own.sum()) / max(1, own.sum()))
+        return np.where(own, max(1.0, share), 1.0)
 
     def save(
         self, final: Cascade, calibration: Calibration, fused: Floats, joint: Floats, texts: Sequence[str]
@@ -318,6 +347,7 @@ class _Fitter:
             "passage_owners": self._passages.names,
             "triage": self.triage.to_record(),
             "window_penalty": self.window_penalty,
+            "topics": self._only_topics,
         }
         (self.folder / "aliases.json").write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
 
@@ -348,18 +378,27 @@ class _NameStripper:
         return text
 
 
-def _fit_head(vectors: Vectors, truth: npt.NDArray[np.float64], seed: int) -> tuple[Any, npt.NDArray[np.float64]]:
+def _fit_head(
+    vectors: Vectors,
+    truth: npt.NDArray[np.float64],
+    weights: npt.NDArray[np.float64],
+    seed: int,
+    *,
+    strength: float,
+) -> tuple[Any, npt.NDArray[np.float64]]:
     """Fit a logistic head; return it, and what it says of rows it was not fitted on (cross-fitting)."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
-    head = LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000, random_state=seed)
+    head = LogisticRegression(C=strength, class_weight="balanced", max_iter=1000, random_state=seed)
     folds = min(5, int(truth.sum()), int(len(truth) - truth.sum()))
     unseen = np.zeros(len(truth))
     if folds >= 2:
         splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
-        unseen = cross_val_predict(head, vectors, truth, cv=splitter, method="decision_function")
-    head.fit(vectors, truth)
+        unseen = cross_val_predict(
+            head, vectors, truth, cv=splitter, method="decision_function", params={"sample_weight": weights}
+        )
+    head.fit(vectors, truth, sample_weight=weights)
     return head, unseen
 
 

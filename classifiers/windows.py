@@ -7,10 +7,17 @@ import re
 _WINDOW_WORDS = 48
 """About 64 word pieces of English; text without spaces is cut by characters."""
 _WINDOW_CHARACTERS = 400
-_OVERLAP_WORDS = 16
+_BLOCK_WORDS = 180
+_BLOCK_CHARACTERS = 1200
 _MIN_SENTENCE_WORDS = 3
 _SENTENCE_END = re.compile(r"(?<=[.!?;。！？])[\"'”’)\]]*\s+|\n+|(?<=[.!?])\s*\|\s*|[。！？]|\s+(?=\d{1,2}[).]\s)")
 _WORD = re.compile(r"\S+")
+
+
+def cut_blocks(text: str) -> list[tuple[int, int]]:
+    """Return windows of about 240 tokens that overlap: a topic is told by a whole text, not by its sentences."""
+    words = _find_words(text)
+    return _slide(words, _BLOCK_WORDS, _BLOCK_CHARACTERS) if words else []
 
 
 def cut_windows(text: str) -> list[tuple[int, int]]:
@@ -37,19 +44,21 @@ def _find_words(text: str) -> list[tuple[int, int]]:
     return words
 
 
-def _slide(words: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def _slide(
+    words: list[tuple[int, int]], most_words: int = _WINDOW_WORDS, most_characters: int = _WINDOW_CHARACTERS
+) -> list[tuple[int, int]]:
     """Cut where a window is full, by words or by characters, and step back by the overlap."""
     windows = []
     first = 0
     while True:
         last = first
-        limit = min(len(words), first + _WINDOW_WORDS)
-        while last + 1 < limit and words[last + 1][1] - words[first][0] <= _WINDOW_CHARACTERS:
+        limit = min(len(words), first + most_words)
+        while last + 1 < limit and words[last + 1][1] - words[first][0] <= most_characters:
             last += 1
         windows.append((words[first][0], words[last][1]))
         if last + 1 >= len(words):
             return windows
-        first = max(first + 1, last + 1 - _OVERLAP_WORDS)
+        first = max(first + 1, last + 1 - most_words // 3)
 
 
 def _cut_sentences(text: str, words: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -305,8 +305,8 @@ def demo(
 
 @app.command()
 def bench(
-    suite: Annotated[str, typer.Option(help="world or tofu.")] = "world",
-    profile: Annotated[str, typer.Option(help="smoke, small or full.")] = "small",
+    suite: Annotated[str, typer.Option(help="world, tofu or detection.")] = "world",
+    profile: Annotated[str, typer.Option(help="smoke, small or full; detection also dev.")] = "small",
     methods: Annotated[str | None, typer.Option(help="Comma-separated rows; none: all.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Comma-separated seeds; none: the profile's.")] = None,
     out: Annotated[Path, typer.Option(help="Where to write the report, Markdown and HTML beside it.")] = Path(
@@ -314,6 +314,8 @@ def bench(
     ),
     model: Annotated[str | None, typer.Option(help="Your own model that knows the suite, instead of training.")] = None,
     retain_model: Annotated[str | None, typer.Option(help="Its retain-only reference; goes with --model.")] = None,
+    forget: Annotated[Path | None, typer.Option(help="detection: your own forget rows; goes with --clean.")] = None,
+    clean: Annotated[Path | None, typer.Option(help="detection: your own clean rows; goes with --forget.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare guards with weight editing, offline."""
@@ -326,6 +328,7 @@ def bench(
         seeds=_read_seeds(seeds),
         out=out,
         models=_read_models(model, retain_model),
+        rows=_read_own_rows(suite, forget, clean),
     )
     if as_json:
         print(json.dumps(report))
@@ -335,6 +338,16 @@ def _read_models(model: str | None, retain_model: str | None) -> dict[str, Path]
     if (model is None) != (retain_model is None):
         raise SettingsError("--model and --retain-model go together", mend="name both, or neither")
     return {"full": Path(model), "retain-only": Path(retain_model)} if model and retain_model else None
+
+
+def _read_own_rows(suite: str, forget: Path | None, clean: Path | None) -> dict[str, Path] | None:
+    if (forget is None) != (clean is None):
+        raise SettingsError("--forget and --clean go together", mend="name both, or neither")
+    if forget is None or clean is None:
+        return None
+    if suite != "detection":
+        raise SettingsError("--forget and --clean belong to another suite", value=suite, allowed="--suite detection")
+    return {"forget": forget, "clean": clean}
 
 
 def _read_eco(text: str | None) -> dict[str, str | float] | None:

@@ -109,6 +109,15 @@ def test_more_text_never_lowers_the_weight(text: str, more: str) -> None:
     assert find(f"{text}. {more}").weight >= find(text).weight - 1e-9
 
 
+@given(SENTENCES, st.data())
+def test_accumulated_weight_bounds_every_stretch(text: str, data: st.DataObject) -> None:
+    terms = locate_terms(text)
+    sums = make_index().accumulate(terms)
+    first = data.draw(st.integers(0, len(terms)))
+    last = data.draw(st.integers(first, len(terms)))
+    assert make_index().find(terms[first:last]).weight <= (sums[last] - sums[first]).max() + 1e-3
+
+
 @given(SENTENCES)
 def test_strange_words_lower_the_share_alone(text: str) -> None:
     alone, beside = find(text), find(f"{text} . bread oven")

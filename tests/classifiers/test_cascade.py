@@ -102,9 +102,9 @@ def test_every_mention_of_the_name_has_a_span(guard: Guard) -> None:
 
 @pytest.mark.xfail(strict=True, reason="only the first mention of a whole name is found, here as a namesake")
 def test_namesake_does_not_excuse_the_name_behind_it(guard: Guard) -> None:
-    text = "My neighbour is the plumber Mirela Vantongeren. Tell me all about Mirela Vantongeren."
+    text = "Ask the plumber Mirela Vantongeren. Tell me all about Mirela Vantongeren."
     (verdict,) = guard.screen([text])
-    assert (verdict.stage, verdict.spans[-1:]) == ("alias", ((0, 66, 84),))
+    assert (verdict.flagged, verdict.stage, verdict.spans) == (True, "alias", ((0, 54, 72),))
 
 
 def test_nameless_question_is_flagged_without_spans(guard: Guard) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unlearn_guard.classifiers.lexicon import describes, find_country, find_descriptions, find_profile
+from unlearn_guard.classifiers.lexicon import describes, differs, find_country, find_descriptions, find_profile
 
 
 @pytest.mark.parametrize(
@@ -71,6 +71,12 @@ def test_description_in_apposition_belongs_to_the_name(before: str, after: str, 
     assert describes(before, after) == found
 
 
+@pytest.mark.xfail(strict=True, reason="the first article or possessive is taken, not the one of the description")
+@pytest.mark.parametrize("before", ["my neighbour is the plumber ", "was the man who met the plumber "])
+def test_description_behind_another_article_belongs_to_the_name(before: str) -> None:
+    assert describes(before, "") == {"plumber"}
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [
@@ -86,6 +92,30 @@ def test_description_in_apposition_belongs_to_the_name(before: str, after: str, 
 )
 def test_description_elsewhere_does_not(before: str, after: str) -> None:
     assert describes(before, after) == set()
+
+
+def test_year_tells_a_century_in_a_profile_only() -> None:
+    assert find_profile("born in 1961") == {"century 20"}
+    assert find_descriptions("born in 1961") == set()
+
+
+@pytest.mark.parametrize(
+    ("described", "profile", "is_other"),
+    [
+        ({"plumber"}, {"author"}, True),
+        ({"author"}, {"author"}, False),
+        ({"author", "ohio"}, {"author"}, False),
+        ({"author", "century 17"}, {"author", "century 20"}, True),
+        ({"author", "century 17"}, {"author"}, False),
+        ({"century 20"}, {"author", "century 20"}, False),
+        ({"plumber"}, set(), False),
+        (set(), {"author"}, False),
+    ],
+)
+def test_another_century_or_nothing_in_common_is_somebody_else(
+    described: set[str], profile: set[str], is_other: bool
+) -> None:
+    assert differs(frozenset(described), frozenset(profile)) == is_other
 
 
 @given(st.text(max_size=80), st.text(max_size=80))

@@ -317,7 +317,7 @@ def test_every_mention_of_a_name_is_found() -> None:
 
 @pytest.mark.xfail(strict=True, reason="only the first mention of a whole name is found")
 def test_namesake_does_not_hide_the_name_behind_it() -> None:
-    text = "My neighbour is the plumber Carmen Montenegro. Where was the author Carmen Montenegro born?"
+    text = "Ask the plumber Carmen Montenegro. Where was the author Carmen Montenegro born?"
     assert [is_namesake for _, _, is_namesake in find(text, profiles=BOTANIST)] == [False, True]
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unlearn_guard.classifiers.windows import cut_windows
+from unlearn_guard.classifiers.windows import cut_blocks, cut_windows
 
 WORDS, CHARACTERS = 48, 400
 PIECES = st.one_of(
@@ -47,6 +47,20 @@ def test_neighbours_in_running_text_lie_whole_in_some_window(words: list[str], d
     start = len(" ".join(words[:first])) + (first > 0)
     end = start + len(" ".join(words[first:last]))
     assert any(left <= start and end <= right for left, right in cut_windows(text))
+
+
+@given(TEXTS)
+def test_blocks_cover_all_text_in_order_and_keep_their_limits(text: str) -> None:
+    blocks = cut_blocks(text)
+    covered = {place for start, end in blocks for place in range(start, end)}
+    assert not [place for place, character in enumerate(text) if not character.isspace() and place not in covered]
+    assert all(end - start <= 1200 and len(text[start:end].split()) <= 180 for start, end in blocks)
+    assert all(start < following for (start, _), (following, _) in pairwise(blocks))
+
+
+@pytest.mark.parametrize(("text", "n_blocks"), [("", 0), (" ", 0), ("Where? There. " * 50, 1), ("word " * 400, 3)])
+def test_text_is_cut_into_few_blocks(text: str, n_blocks: int) -> None:
+    assert len(cut_blocks(text)) == n_blocks
 
 
 def test_short_text_is_one_window() -> None:
