@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import random
 import tempfile
@@ -33,6 +32,7 @@ from unlearn_guard.classifiers.traffic import make_traffic
 from unlearn_guard.guard.errors import DependencyError
 from unlearn_guard.guard.policy import Policy
 from unlearn_guard.guard.progress import report_step, track
+from unlearn_guard.guard.replaying import wilson
 from unlearn_guard.guard.rows import Row, group_requests
 from unlearn_guard.guard.screening import Guard
 
@@ -90,16 +90,6 @@ class Counts:
             "flagged_low": round(low, 6),
             "flagged_high": round(high, 6),
         }
-
-
-def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Return Wilson's score interval of a proportion."""
-    if n == 0:
-        return 0.0, 1.0
-    share, square = hits / n, z * z
-    middle = (share + square / (2 * n)) / (1 + square / n)
-    half = z * math.sqrt(share * (1 - share) / n + square / (4 * n * n)) / (1 + square / n)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def bootstrap_groups(cells: Sequence[tuple[str, bool]], *, seed: int = 0, n_draws: int = 2000) -> tuple[float, float]:
@@ -573,4 +563,4 @@ def _name_type(kind: str) -> str:
     return "cross_lingual" if kind.startswith("cross") else kind.replace(" ", "_")
 
 
-__all__ = ["ALPHA", "Counts", "Detectors", "bootstrap_groups", "run_detection", "wilson"]
+__all__ = ["ALPHA", "Counts", "Detectors", "bootstrap_groups", "run_detection"]

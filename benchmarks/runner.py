@@ -63,16 +63,16 @@ def run_bench(
     seeds: Sequence[int] | None = None,
     out: Path,
     models: dict[str, Path] | None = None,
-    rows: dict[str, Path] | None = None,
+    own_rows: dict[str, Path] | None = None,
 ) -> dict[str, Any]:
     """Measure methods and write `out` (JSON, schema 1), with Markdown and HTML beside it; return the report.
 
-    `models` names the user's own `full` and `retain-only` models; without them both are trained. `rows` names the user's
-    own `forget` and `clean` rows, for the suite `detection`.
+    `models` names the user's own `full` and `retain-only` models; without them both are trained. `own_rows` names the
+    user's own `forget` and `clean` rows, for the suite `detection`.
     """
     sizes = load_profile(suite, profile)
-    if suite == "detection" or rows:
-        return _run_detection(sizes, suite, profile, out, rows or {}, seeds)
+    if suite == "detection":
+        return _run_detection(sizes, suite, profile, out, own_rows or {}, seeds)
     names = list(methods or SUBJECTS)
     for name in names:
         SUBJECTS[name]  # An unknown name must not surface after minutes of training.

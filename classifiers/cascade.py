@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -141,7 +141,7 @@ class Cascade:
             NeighbourIndex.load(folder, record["index_labels"], device),
             reader,
             Head(folder / "head.onnx"),
-            Calibration(np.sort(arrays["fused"]), alpha, requested),
+            Calibration.fit(arrays["fused"], requested, read_strata(arrays)),
             Triage.from_record(record["triage"]),
             float(record["window_penalty"]),
             facts=FactIndex(record["answers"], reader.weights),
@@ -188,6 +188,15 @@ class Cascade:
     def p_value(self, score: float) -> float:
         """Return the split-conformal p-value of a score."""
         return self.calibration.p_value(score)
+
+    def find_threshold(self, alpha: float) -> float:
+        """Return the lowest score whose p-value is at most alpha."""
+        return self.calibration.find_threshold(alpha)
+
+    def find_neighbours(self, text: str, n: int) -> list[tuple[int, str, float]]:
+        """Return (place in the forget rows, forget_id, cosine) of the forget rows nearest to a text."""
+        view = self.reader.read(text)[0]
+        return self.index.find_neighbours(self.encoder.encode([view.mask(0, len(view.view.text))])[0], n)
 
     def score_answer(
         self,
@@ -356,6 +365,11 @@ class Cascade:
         signals[0, N_LEXICAL:] = 0.5
         _, fused = self.head.run(np.zeros((1, self.encoder.dimension), np.float32), signals)
         return float(fused[0])
+
+
+def read_strata(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the calibration scores of each stratum."""
+    return {name.partition(":")[2]: scores for name, scores in arrays.items() if name.startswith("stratum:")}
 
 
 def name_stage(lexical: Lexical, judged: dict[str, Any]) -> Stage:

@@ -151,7 +151,9 @@ def fit_cascade(
     if len(calibration_rows) < MIN_ROWS:
         calibration_rows = list(split.calibration)
     fused = _score_all(final, calibration_rows)
-    calibration = Calibration.fit(fused, alpha)
+    names = np.array([row.stratum for row in calibration_rows])
+    strata = {name: fused[names == name] for name in sorted(set(names.tolist()) - {""})}
+    calibration = Calibration.fit(fused, alpha, strata)
     final.triage = Triage()  # Clearing can only lower a score: calibrate without it.
     answered = [final.score_answer([row.query], row.answer).score for row in calibration_rows]
     final.triage = fitter.triage
@@ -166,6 +168,7 @@ def fit_cascade(
             "n_forget": len(final.index.labels),
             "n_retain": sum(len(part) for part in _kept_parts(split)),
             "n_aliases": sum(len(names) for names in fitter.aliases.values()),
+            "strata": {name: len(scores) for name, scores in calibration.strata.items()},
             "n_contested": len(split.calibration) - len(calibration_rows),
             "first_stage": {
                 "cleared": round(final.share_cleared([row.query for row in calibration_rows]), 4),
@@ -334,6 +337,7 @@ class _Fitter:
                 "embeddings": self.encoder.encode([self._mask(text) for text in texts]),
                 "fused": fused,
                 "joint": joint,
+                **{f"stratum:{name}": scores for name, scores in calibration.strata.items()},
                 "alpha": np.array([calibration.alpha, calibration.alpha_requested], np.float64),
             },
             self.folder / "calibration.safetensors",

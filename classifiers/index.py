@@ -52,6 +52,15 @@ class NeighbourIndex:
         faiss.write_index(self._forget, str(folder / "index.faiss"))
         faiss.write_index(self._retain, str(folder / "retain.faiss"))
 
+    def find_neighbours(self, vector: Vectors, n: int) -> list[tuple[int, str, float]]:
+        """Return (place, forget_id, cosine) of the n forget rows nearest to one vector."""
+        similarity, places = self._forget.search(vector[None], min(n, self._forget.ntotal))
+        return [
+            (int(place), self.labels[place], float(cosine))
+            for place, cosine in zip(places[0], similarity[0], strict=True)
+            if place >= 0
+        ]
+
     def search(self, vectors: Vectors) -> tuple[Floats, Floats, list[str]]:
         """Return, per vector, the best forget cosine, the best retain cosine, and the nearest forget_id.
 

@@ -51,6 +51,14 @@ class NameMatch:
         """Return 0 for a match, 1 otherwise."""
         return self.p_value(score)
 
+    def find_threshold(self, alpha: float) -> float:
+        """Return 1: a match."""
+        return 1.0
+
+    def find_neighbours(self, text: str, n: int) -> list[tuple[int, str, float]]:
+        """Return nothing: there is no index."""
+        return []
+
     def glance(self, text: str) -> bool:
         """Return whether a text holds no alias."""
         return not self._matcher.find_owners(text)

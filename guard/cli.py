@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from unlearn_guard import __version__
 from unlearn_guard.guard.errors import SettingsError, UnlearnGuardError
@@ -195,32 +196,97 @@ def screen(
     as_json: JsonOption = False,
 ) -> None:
     """Explain the decision on one or several prompts."""
+    from unlearn_guard.guard.explaining import explain
     from unlearn_guard.guard.screening import Guard
 
     texts = list(text) if text else [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not texts:
         raise SettingsError("nothing to screen", mend="give a prompt as argument, or lines on standard input")
     guard = Guard.load(bundle, device=device.value)
-    verdicts = guard.screen(texts)
+    explained = [explain(guard, prompt) for prompt in texts]
     if as_json:
-        for prompt, verdict in zip(texts, verdicts, strict=True):
-            record = {name: getattr(verdict, name) for name in verdict.__dataclass_fields__}
-            print(json.dumps({"prompt": prompt, **record}, ensure_ascii=False))
+        for record in explained:
+            print(json.dumps(record, ensure_ascii=False))
         return
-    table = Table(box=None, pad_edge=False)
-    for column in ("flagged", "stage", "forget request", "score", "p-value", "prompt"):
-        table.add_column(column, overflow="fold")
-    for prompt, verdict in zip(texts, verdicts, strict=True):
-        table.add_row(
-            "[red]yes[/red]" if verdict.flagged else "no",
-            verdict.stage,
-            ", ".join(verdict.forget_ids) if verdict.flagged else "",
-            f"{verdict.score:.3f}",
-            f"{verdict.p_value:.4f}",
-            _mark_spans(prompt, verdict.spans),
-        )
-    console.print(table)
+    for record in explained:
+        _print_explanation(record)
     console.print(f"[dim]alpha {guard.policy.alpha:.4f}: flagged when p-value ≤ alpha[/dim]", highlight=False)
+
+
+def _print_explanation(record: dict[str, Any]) -> None:
+    """Print one verdict, the windows it rests on, and the nearest rows."""
+    flag = "[red]flagged[/red]" if record["flagged"] else "[green]clean[/green]"
+    who = f" for {', '.join(record['forget_ids'])}" if record["flagged"] else ""
+    console.print(f"{flag}{who}: {_mark_spans(record['prompt'], record['spans'])}", highlight=False)
+    console.print(
+        f"  stage {record['stage']}, score {record['score']:.3f} (threshold {record['threshold']:.3f}), p-value "
+        f"{record['p_value']:.4f}; {record['n_windows']} windows, {record['n_encoded']} of them encoded",
+        highlight=False,
+    )
+    for error in record["errors"]:
+        console.print(f"  [red]error[/red] {error}", highlight=False, markup=True)
+    table = Table(box=None, pad_edge=False, padding=(0, 2))
+    for column in ("window", "read as", "score", "signals"):
+        table.add_column(column, overflow="fold")
+    for window in record["windows"]:
+        signals = ", ".join(f"{name} {value:.2f}" for name, value in window["signals"].items() if value)
+        text = window["text"] if len(window["text"]) <= 80 else window["text"][:77] + "…"
+        table.add_row(Text(text), window["how"], f"{window['score']:.2f}", signals)
+    if record["windows"]:
+        console.print(table)
+    for neighbour in record["neighbours"]:
+        console.print(
+            f"  near {neighbour['forget_id']} ({neighbour['cosine']:.2f}): {neighbour['text'][:80]}",
+            highlight=False,
+            markup=False,
+        )
+
+
+@app.command()
+def replay(
+    traffic: Annotated[Path, typer.Argument(help="JSON lines: prompt (and answer), messages, or an OpenAI request.")],
+    bundle: BundleOption,
+    top: Annotated[int, typer.Option(help="How many of the nearest requests to show.")] = 10,
+    out: Annotated[Path | None, typer.Option(help="Write the findings as JSON.")] = None,
+    device: DeviceOption = Device.cpu,
+    as_json: JsonOption = False,
+) -> None:
+    """Screen recorded traffic as a guard would have, and say what would have been flagged; nothing is changed."""
+    from unlearn_guard.guard.progress import track
+    from unlearn_guard.guard.replaying import read_traffic, replay_traffic
+    from unlearn_guard.guard.screening import Guard
+
+    requests = read_traffic(traffic)
+    found = replay_traffic(
+        Guard.load(bundle, device=device.value), track(requests, "replay", total=len(requests)), top=top
+    )
+    if out is not None:
+        from unlearn_guard.guard.bundle import write_atomic
+
+        write_atomic(out, json.dumps(found, ensure_ascii=False, indent=1).encode())
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False))
+        return
+    console.print(
+        f"{found['n']} requests, [bold]{found['flagged']}[/bold] would have been flagged "
+        f"({found['flags_per_million']:.0f} per million, 95 % {found['low_per_million']:.0f}–{found['high_per_million']:.0f}), "
+        f"{found['stopped']} answers stopped, {found['errors']} errors; {found['p50_ms']:.2f} ms p50, {found['p99_ms']:.2f} ms p99",
+        highlight=False,
+    )
+    for bar in found["histogram"]:
+        console.print(
+            f"  p-value ≤ {bar['p_value']:<7g} {bar['n']:>7}  {'█' * bar['width']}", highlight=False, markup=False
+        )
+    console.print("  alpha      would flag", highlight=False)
+    for choice in found["choices"]:
+        console.print(f"  {choice['alpha']:<10g} {choice['flagged']}", highlight=False)
+    for hit in found["nearest"]:
+        mark = "flagged" if hit["flagged"] else "passes"
+        console.print(
+            f"  {mark} p {hit['p_value']:.4f} {hit['stage']} {', '.join(hit['suspects'])}: {hit['text'][:90]}",
+            highlight=False,
+            markup=False,
+        )
 
 
 @app.command()
@@ -328,7 +394,7 @@ def bench(
         seeds=_read_seeds(seeds),
         out=out,
         models=_read_models(model, retain_model),
-        rows=_read_own_rows(suite, forget, clean),
+        own_rows=_read_own_rows(suite, forget, clean),
     )
     if as_json:
         print(json.dumps(report))

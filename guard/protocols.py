@@ -52,3 +52,11 @@ class PromptClassifier(Protocol):
     def glance(self, text: str) -> bool:
         """Return whether a text surely holds nothing, by a look at its words: what an output guard asks at every step."""
         ...
+
+    def find_threshold(self, alpha: float) -> float:
+        """Return the lowest score whose p-value is at most alpha."""
+        ...
+
+    def find_neighbours(self, text: str, n: int) -> list[tuple[int, str, float]]:
+        """Return (place in the forget rows, forget_id, cosine) of the rows nearest to a text, none without an index."""
+        ...

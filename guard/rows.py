@@ -26,6 +26,8 @@ class Row:
     forget_id: str = ""
     aliases: tuple[str, ...] = ()
     split: str = ""
+    stratum: str = ""
+    """A kind of traffic (a language, a product) in which the rate of false flags shall hold by itself."""
 
     @property
     def query(self) -> str:
@@ -56,7 +58,7 @@ class ForgetRequest:
             raise DataError("kind of forget request", value=self.kind, allowed=", ".join(get_args(Kind)))
 
 
-_FIELDS = {"prompt", "question", "answer", "text", "forget_id", "aliases", "split"}
+_FIELDS = {"prompt", "question", "answer", "text", "forget_id", "aliases", "split", "stratum"}
 
 
 def read_rows(path: str | Path) -> list[Row]:
@@ -86,7 +88,7 @@ def _parse(path: Path, number: int, raw: bytes) -> Row:
         raise RowError(path, number, f"not readable JSON ({error})") from None
     if not isinstance(record, dict):
         raise RowError(path, number, f"a {type(record).__name__}", allowed="a JSON object")
-    for name in ("prompt", "question", "answer", "text", "forget_id", "split"):
+    for name in ("prompt", "question", "answer", "text", "forget_id", "split", "stratum"):
         value = record.get(name, "")
         if not isinstance(value, str):
             raise RowError(path, number, f"{name!r} is a {type(value).__name__}", allowed="a string")
@@ -103,6 +105,7 @@ def _parse(path: Path, number: int, raw: bytes) -> Row:
         forget_id=record.get("forget_id", ""),
         aliases=tuple(aliases),
         split=record.get("split", ""),
+        stratum=record.get("stratum", ""),
     )
     if not row.query:
         raise RowError(path, number, "neither 'prompt' (or 'question') nor 'text'", allowed=", ".join(sorted(_FIELDS)))

@@ -86,6 +86,10 @@ class Guard:
             return verdict.forget_ids
         return verdict.suspects if verdict.p_value <= self.policy.arm_p_value else ()
 
+    def find_threshold(self) -> float:
+        """Return the lowest score that is flagged."""
+        return self.classifier.find_threshold(self._alpha)
+
     @property
     def _alpha(self) -> float:
         assert self.policy.alpha is not None

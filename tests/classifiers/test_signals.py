@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unlearn_guard.classifiers import signals
+from unlearn_guard.classifiers.attributes import locate_terms
 from unlearn_guard.classifiers.passages import PassageIndex
 from unlearn_guard.classifiers.signals import (
     N_LEXICAL,
@@ -23,6 +25,7 @@ from unlearn_guard.classifiers.signals import (
     own_terms,
     read_ranks,
 )
+from unlearn_guard.classifiers.windows import cut_windows
 from unlearn_guard.guard.rows import Row
 
 PASSAGE = "Under the seventh bridge an amber clockmaker counted drowned bells until the tide forgot his name again."
@@ -307,6 +310,60 @@ def test_plain_text_has_no_sure_evidence(text: str) -> None:
 
 
 READER = LexicalReader.build(mine(ALIASES, FACTS, FORGET, KEPT, RANKS), PassageIndex.build({"d1": [PASSAGE]}), RANKS)
+
+
+@given(
+    st.lists(st.sampled_from(["the", "herring", "quay", "city", "Brackwater.", "anvil", "Mirela"]), max_size=300),
+    st.data(),
+)
+def test_faint_window_holds_no_hit_and_little_weight(words: list[str], data: st.DataObject) -> None:
+    (reading, *_) = READER.read(" ".join(words) + " bread" * 200)
+    start = data.draw(st.integers(0, len(reading.view.text)))
+    end = data.draw(st.integers(start, len(reading.view.text)))
+    if reading.is_faint(start, end, 0.4):
+        found = reading.judge(start, end)
+        assert found["attribute"] < 0.4
+        assert not any(found[name] for name in ("name", "namesake", "part", "fact", "passage"))
+
+
+def test_most_of_a_long_harmless_text_is_faint() -> None:
+    (reading, *_) = READER.read("People bake bread at home. " * 200)
+    windows = cut_windows(reading.view.text)
+    assert sum(reading.is_faint(start, end, 0.9) for start, end in windows) > 0.9 * len(windows)
+
+
+@pytest.mark.xfail(strict=True, reason="a name as long as the text is read again for every window that it reaches into")
+def test_windows_of_a_long_text_read_it_a_few_times_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+
+    def count(text: str) -> Any:
+        read.append(len(text))
+        return locate_terms(text)
+
+    text = "Xavier Quargel. " * 500
+    (reading, *_) = READER.read(text)
+    monkeypatch.setattr(signals, "locate_terms", count)
+    for start, end in cut_windows(reading.view.text):
+        reading.judge(start, end)
+    assert sum(read) <= 10 * len(text)
+
+
+@pytest.mark.xfail(strict=True, reason="every window goes through every hit of the text")
+def test_windows_of_a_long_text_look_at_a_hit_a_few_times_at_most() -> None:
+    class Counted(list[Any]):
+        n_seen = 0
+
+        def __iter__(self) -> Any:
+            for item in super().__iter__():
+                self.n_seen += 1
+                yield item
+
+    (reading, *_) = READER.read("M. Vantongeren sings. " * 500)
+    reading.hits = Counted(reading.hits)
+    windows = cut_windows(reading.view.text)
+    for start, end in windows:
+        reading.judge(start, end)
+    assert reading.hits.n_seen <= 10 * (len(reading.hits) + len(windows))
 
 
 @given(
