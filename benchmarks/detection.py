@@ -22,9 +22,11 @@ from unlearn_guard.benchmarks.attacks.templates import Part
 from unlearn_guard.benchmarks.attacks.variants import VARIANTS, Prompt, attack, make_harmless
 from unlearn_guard.benchmarks.dataset import Item, Suite
 from unlearn_guard.benchmarks.environment import describe_environment
+from unlearn_guard.benchmarks.ood import OodDetector
 from unlearn_guard.benchmarks.tofu import load_keys, load_table
 from unlearn_guard.benchmarks.world import make_world
 from unlearn_guard.classifiers.cascade import Cascade
+from unlearn_guard.classifiers.encoder import OnnxEncoder
 from unlearn_guard.classifiers.export import export_encoder
 from unlearn_guard.classifiers.fitting import collect_aliases, fit_cascade, split_rows
 from unlearn_guard.classifiers.name_match import NameMatch
@@ -130,15 +132,26 @@ class Detectors:
         self.guards = {
             "guard": Guard(Cascade.load(folder, info["engine"]), policy),
             "name-match": Guard(NameMatch(aliases, alpha), policy),
+            "o3-ood": Guard(
+                OodDetector(
+                    OnnxEncoder(folder),
+                    [row.query for row in (*split.forget_train, *split.forget_validation)],
+                    [row.query for row in split.calibration],
+                    alpha,
+                ),
+                policy,
+            ),
         }
 
     def judge(self, prompt: Prompt, answer: str = "") -> dict[str, tuple[bool, bool, float]]:
         """Return, per detector, whether the prompt is flagged, whether prompt or answer is stopped, and the score."""
         found = {}
         for name, guard in self.guards.items():
+            if name == "o3-ood" and not isinstance(prompt, str):  # It reads single questions.
+                continue
             verdict = guard.screen([prompt])[0]
             stopped = verdict.flagged
-            if answer and not stopped:
+            if answer and not stopped and name != "o3-ood":
                 stopped = guard.screen_answer(prompt, answer, verdict=verdict).flagged
             found[name] = (verdict.flagged, stopped, verdict.score)
         return found

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from unlearn_guard.classifiers.answers import ASKED_NATS, SUSPECTED_NATS, FactIndex
 from unlearn_guard.classifiers.calibration import Calibration
@@ -34,6 +35,7 @@ from unlearn_guard.guard.errors import BundleMismatchError, ScreeningError
 from unlearn_guard.guard.fingerprint import hash_bytes
 from unlearn_guard.guard.verdict import Stage, TextScore, Window
 
+Floats = npt.NDArray[np.float32]
 CLEAN_SCORE = -1e6
 """The score of a text that the first stage cleared: below every fused score, and finite, because it may be logged."""
 TOLD_BONUS = 40.0
@@ -99,10 +101,13 @@ class Cascade:
         facts: FactIndex | None = None,
         joint: Calibration | None = None,
         topics: bool = False,
+        served: Floats | None = None,
     ) -> None:
         self.encoder, self.index, self.reader, self.head = encoder, index, reader, head
         self.calibration, self.triage = calibration, triage
         self.joint = joint or calibration
+        self.served = calibration.scores if served is None else served
+        """Scores of the calibration rows as served, first stage included: what a drift monitor starts from."""
         self._cut_text = cut_blocks if topics else cut_windows
         self._facts = facts or FactIndex({}, reader.weights)
         self.window_penalty = window_penalty
@@ -147,6 +152,7 @@ class Cascade:
             facts=FactIndex(record["answers"], reader.weights),
             joint=Calibration(np.sort(arrays["joint"]), alpha, requested),
             topics=bool(record["topics"]),
+            served=arrays["served"],
         )
 
     def score_fully(self, texts: Sequence[str]) -> list[TextScore]:

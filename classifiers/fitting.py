@@ -157,7 +157,13 @@ def fit_cascade(
     final.triage = Triage()  # Clearing can only lower a score: calibrate without it.
     answered = [final.score_answer([row.query], row.answer).score for row in calibration_rows]
     final.triage = fitter.triage
-    fitter.save(final, calibration, fused, np.array(answered, np.float32), [row.query for row in calibration_rows])
+    served = np.array([score.score for score in final.score([row.query for row in calibration_rows])], np.float32)
+    fitter.save(
+        final,
+        calibration,
+        {"fused": fused, "joint": np.array(answered, np.float32), "served": served},
+        calibration_rows,
+    )
     return {
         "engine": hash_bytes((folder / "encoder.onnx").read_bytes()),
         "alpha": calibration.alpha,
@@ -324,9 +330,7 @@ class _Fitter:
         share = min(_MOST_NEIGHBOUR_WEIGHT, (len(kept) - own.sum()) / max(1, own.sum()))
         return np.where(own, max(1.0, share), 1.0)
 
-    def save(
-        self, final: Cascade, calibration: Calibration, fused: Floats, joint: Floats, texts: Sequence[str]
-    ) -> None:
+    def save(self, final: Cascade, calibration: Calibration, scores: Mapping[str, Floats], rows: Sequence[Row]) -> None:
         """Write everything but the encoder and the head."""
         from safetensors.numpy import save_file
 
@@ -334,9 +338,8 @@ class _Fitter:
         final.index.save(self.folder)
         save_file(
             {
-                "embeddings": self.encoder.encode([self._mask(text) for text in texts]),
-                "fused": fused,
-                "joint": joint,
+                "embeddings": self._vectors(rows),
+                **scores,
                 **{f"stratum:{name}": scores for name, scores in calibration.strata.items()},
                 "alpha": np.array([calibration.alpha, calibration.alpha_requested], np.float64),
             },

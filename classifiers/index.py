@@ -52,6 +52,31 @@ class NeighbourIndex:
         faiss.write_index(self._forget, str(folder / "index.faiss"))
         faiss.write_index(self._retain, str(folder / "retain.faiss"))
 
+    def add(self, vectors: Vectors, label: str) -> None:
+        """Add the rows of one more forget request; inverted lists are not trained again."""
+        self._forget.add(np.ascontiguousarray(vectors, np.float32))
+        self.labels.extend([label] * len(vectors))
+
+    def remove(self, label: str) -> int:
+        """Remove a forget request's rows; return how many there were."""
+        import faiss
+
+        places = np.array([place for place, own in enumerate(self.labels) if own == label], np.int64)
+        if len(places):
+            self._forget.remove_ids(faiss.IDSelectorBatch(places))
+            if isinstance(self._forget, faiss.IndexFlat):  # The rows behind move up.
+                gone = set(places.tolist())
+                self.labels = [own for place, own in enumerate(self.labels) if place not in gone]
+            else:
+                for place in places:
+                    self.labels[place] = ""
+        return len(places)
+
+    @property
+    def probes(self) -> int:
+        """How many inverted lists are searched; 0 where the search is exact."""
+        return int(getattr(self._forget, "nprobe", 0))
+
     def find_neighbours(self, vector: Vectors, n: int) -> list[tuple[int, str, float]]:
         """Return (place, forget_id, cosine) of the n forget rows nearest to one vector."""
         similarity, places = self._forget.search(vector[None], min(n, self._forget.ntotal))

@@ -277,6 +277,10 @@ def replay(
         console.print(
             f"  p-value ≤ {bar['p_value']:<7g} {bar['n']:>7}  {'█' * bar['width']}", highlight=False, markup=False
         )
+    changed = "[yellow]differs from[/yellow]" if found["drift_alarms"] else "agrees with"
+    console.print(
+        f"  traffic {changed} the calibration (log martingale {found['drift_log_martingale']})", highlight=False
+    )
     console.print("  alpha      would flag", highlight=False)
     for choice in found["choices"]:
         console.print(f"  {choice['alpha']:<10g} {choice['flagged']}", highlight=False)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearn_guard.guard.conversation import Item, read_messages
+from unlearn_guard.guard.drifting import DriftMonitor
 from unlearn_guard.guard.errors import DataError, RowError
 from unlearn_guard.guard.screening import Guard
 
@@ -58,6 +59,7 @@ def replay_traffic(guard: Guard, requests: Iterable[Recorded], *, top: int = 10)
     """Return counts, flags per million with Wilson's interval, a histogram of p-values, what other alphas would flag,
     and the requests nearest to being flagged.
     """
+    drift = DriftMonitor(getattr(guard.classifier, "served", (0.0,)))
     p_values: list[float] = []
     latencies: list[float] = []
     hits: list[dict[str, Any]] = []
@@ -69,6 +71,8 @@ def replay_traffic(guard: Guard, requests: Iterable[Recorded], *, top: int = 10)
         errors += bool(verdict.errors)
         flagged += verdict.flagged
         p_values.append(verdict.p_value)
+        if not verdict.errors:
+            drift.update(verdict.score)
         if request.answer and guard.screen_answer(request.item, request.answer, verdict=verdict).flagged:
             stopped += 1
         hits.append(
@@ -91,6 +95,8 @@ def replay_traffic(guard: Guard, requests: Iterable[Recorded], *, top: int = 10)
         "flagged": flagged,
         "stopped": stopped,
         "errors": errors,
+        "drift_log_martingale": round(drift.log_martingale, 3),
+        "drift_alarms": drift.alarms,
         "flags_per_million": 1e6 * flagged / n if n else 0.0,
         "low_per_million": 1e6 * low,
         "high_per_million": 1e6 * high,

@@ -23,6 +23,10 @@ class Counters:
         if verdict.errors:
             self._metrics["errors"].inc()
 
+    def set_drift(self, log_martingale: float) -> None:
+        """Record the drift monitor's log martingale; 4.6 and more is an alarm."""
+        self._metrics["drift"].set(log_martingale)
+
     def count(self, action: str, mode: str) -> None:
         """Record what was done to one request."""
         self._metrics["requests"].labels(action, mode).inc()
@@ -38,11 +42,14 @@ _METRICS: dict[str, Any] = {}
 def _make_metrics() -> dict[str, Any]:
     """Make the collectors at first use: vLLM sets its multi-process folder only after plugins are loaded."""
     if not _METRICS:
-        from prometheus_client import Counter, Histogram
+        from prometheus_client import Counter, Gauge, Histogram
 
         _METRICS["requests"] = Counter("guard_requests_total", "Requests by what was done to them", ["action", "mode"])
         _METRICS["verdicts"] = Counter("guard_verdicts_total", "Verdicts by stage", ["stage", "flagged", "revision"])
         _METRICS["errors"] = Counter("guard_errors_total", "Requests that could not be screened")
         _METRICS["answers"] = Counter("guard_answers_total", "Answers that gave something away", ["action"])
+        _METRICS["drift"] = Gauge(
+            "guard_drift_log_martingale", "Evidence that traffic left its calibration", multiprocess_mode="max"
+        )
         _METRICS["seconds"] = Histogram("guard_decision_seconds", "Seconds to screen a request", buckets=_BUCKETS)
     return _METRICS

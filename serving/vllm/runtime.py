@@ -14,6 +14,7 @@ from unlearn_guard.corruptions.prompt import Prompt, read_prompt
 from unlearn_guard.guard.audit import AuditLog, AuditRow
 from unlearn_guard.guard.bundle import Bundle
 from unlearn_guard.guard.compose import load_planner
+from unlearn_guard.guard.drifting import DriftMonitor
 from unlearn_guard.guard.marks import Marker, ensure_secret, hash_prompt
 from unlearn_guard.guard.screening import Guard, Item
 from unlearn_guard.guard.verdict import Verdict
@@ -67,6 +68,7 @@ class GuardRuntime:
         self.tokenizer = tokenizer
         self.planner = load_planner(bundle, tokenizer, end_token, intervention=settings.intervention)
         self.marker = Marker(ensure_secret(), bundle.revision)
+        self.drift = DriftMonitor(getattr(self.guard.classifier, "served", (0.0,)))
         self.pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="unlearn-guard")
         self.counters = Counters(bundle.revision)
         self.audit = AuditLog(settings.audit) if settings.audit else None
@@ -93,6 +95,9 @@ class GuardRuntime:
             verdict = Verdict(flagged, (), 0.0, 1.0, "error", (), (f"{type(error).__name__}: {error}",))
         decision = Decision(key, prompt, verdict)
         self.counters.observe(verdict, time.perf_counter() - start)
+        if not verdict.errors:
+            with self._lock:
+                self.counters.set_drift(self.drift.update(verdict.score))
         if not verdict.errors:
             self._remember(decision)
         return decision
