@@ -386,9 +386,13 @@ def bench(
     retain_model: Annotated[str | None, typer.Option(help="Its retain-only reference; goes with --model.")] = None,
     forget: Annotated[Path | None, typer.Option(help="detection: your own forget rows; goes with --clean.")] = None,
     clean: Annotated[Path | None, typer.Option(help="detection: your own clean rows; goes with --forget.")] = None,
+    attack: Annotated[str | None, typer.Option(help="adaptive: attack the world's facts, 500 queries each.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare guards with weight editing, offline."""
+    if attack is not None:
+        _bench_attack(attack, suite, profile, out, _read_seeds(seeds), as_json=as_json)
+        return
     from unlearn_guard.benchmarks.runner import run_bench
 
     report = run_bench(
@@ -408,6 +412,20 @@ def _read_models(model: str | None, retain_model: str | None) -> dict[str, Path]
     if (model is None) != (retain_model is None):
         raise SettingsError("--model and --retain-model go together", mend="name both, or neither")
     return {"full": Path(model), "retain-only": Path(retain_model)} if model and retain_model else None
+
+
+def _bench_attack(attack: str, suite: str, profile: str, out: Path, seeds: list[int] | None, *, as_json: bool) -> None:
+    from unlearn_guard.benchmarks.assault import run_attack
+    from unlearn_guard.benchmarks.runner import load_profile
+
+    if attack != "adaptive" or suite != "world":
+        raise SettingsError("attack", value=f"{attack} on {suite}", allowed="--attack adaptive with --suite world")
+    report = run_attack(sizes=load_profile(suite, profile), profile=profile, out=out, seed=(seeds or [0])[0])
+    if as_json:
+        print(json.dumps(report))
+        return
+    for row in report["rows"]:
+        console.print(f"  {row['name']}: {row['leaked']} of {row['n_facts']} facts leaked", highlight=False)
 
 
 def _read_own_rows(suite: str, forget: Path | None, clean: Path | None) -> dict[str, Path] | None:

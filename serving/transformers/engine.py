@@ -20,6 +20,7 @@ from unlearn_guard.corruptions.prompt import Prompt, read_prompt
 from unlearn_guard.guard.screening import Guard
 from unlearn_guard.guard.stamp import Stamp
 from unlearn_guard.guard.verdict import Verdict
+from unlearn_guard.guard.watching import AnswerWatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,13 +226,20 @@ class GuardedModel:
             for question, verdict in zip(questions, verdicts, strict=True)
         ]
 
-    def answer(self, questions: Sequence[str], *, max_new_tokens: int) -> list[str]:
-        """Return the guarded answers."""
-        stamps = self.stamp(questions, self.screen(questions))
+    def answer(self, questions: Sequence[str], *, max_new_tokens: int, filters: bool = False) -> list[str]:
+        """Return the guarded answers; `filters` lets the output guard end those that give something away."""
+        verdicts = self.screen(questions)
         ids = [self.engine.render(question) for question in questions]
-        return [
-            self.engine.decode(answer) for answer in self.engine.generate(ids, stamps, max_new_tokens=max_new_tokens)
-        ]
+        generated = self.engine.generate(ids, self.stamp(questions, verdicts), max_new_tokens=max_new_tokens)
+        answers = [self.engine.decode(answer) for answer in generated]
+        if not filters:
+            return answers
+        kept = []
+        for question, verdict, answer in zip(questions, verdicts, answers, strict=True):
+            watch = AnswerWatch(self.guard, [question], verdict, streams=False)
+            watch.update(answer, finished=True)
+            kept.append(answer[: watch.safe] if watch.hit else answer)
+        return kept
 
 
 def _splice(ids: Sequence[int], stamp: Stamp | None) -> list[int]:

@@ -92,6 +92,8 @@ def test_evidence_shows_in_its_signal(reader: LexicalReader, text: str, signal: 
 def test_namesake_is_a_signal_of_its_own(reader: LexicalReader) -> None:
     found = judge(reader, "Where was the plumber Mirela Vantongeren born?")
     assert (found["name"], found["namesake"]) == (0.0, 1.0)
+    beside = judge(reader, "the plumber Mirela Vantongeren and Tobias Zorbek")
+    assert (beside["name"], beside["namesake"], beside.forget_ids) == (1.0, 0.0, ("p2",))
 
 
 @pytest.mark.xfail(strict=True, reason="only the first mention of a whole name is found")

@@ -64,6 +64,13 @@ def test_at_most_the_allowed_share_of_flagged_windows_is_missed(windows: Any, mi
     assert triage.n_measured == flagged.sum()
 
 
+def test_weight_and_share_together_miss_no_more_than_is_allowed() -> None:
+    rng = np.random.default_rng(0)
+    windows = [(weight, share, True, 0.0) for weight, share in rng.random((1000, 2)) * (0.7, 0.35)]
+    triage = Triage.fit(*stack(windows), miss=0.1)
+    assert 50 < triage.n_missed <= 100
+
+
 @given(WINDOWS)
 def test_one_rare_word_is_never_below_the_thresholds(windows: Any) -> None:
     triage = Triage.fit(*stack(windows), miss=0.01)
