@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from unlearn_guard.classifiers.calibration import Calibration
 from unlearn_guard.guard.errors import DataError
@@ -66,3 +68,40 @@ def test_clean_draws_are_flagged_at_most_at_alpha(alpha: float) -> None:
         flagged += sum(calibration.p_value(float(score)) <= calibration.alpha for score in scores[n:])
     rate = flagged / (trials * draws)
     assert alpha * 0.6 < rate < alpha + 3 * np.sqrt(alpha * (1 - alpha) * (1 / n + 1 / draws) / trials)
+
+
+SCORES = st.lists(st.floats(-5, 5, width=32), min_size=1, max_size=40)
+
+
+@given(SCORES, SCORES, st.floats(0.01, 1.0))
+def test_threshold_is_the_lowest_score_that_alpha_allows(
+    scores: list[float], stratum: list[float], alpha: float
+) -> None:
+    strata = {"a": np.sort(np.array(stratum, np.float32))}
+    calibration = Calibration(np.sort(np.array(scores, np.float32)), alpha, alpha, strata)
+    threshold = calibration.find_threshold(alpha)
+    if threshold == np.inf:
+        assert calibration.p_value(threshold) > alpha
+    else:
+        assert calibration.p_value(threshold) <= alpha
+    if alpha < 1.0:
+        below = np.nextafter(np.float32(min(threshold, 1e9)), np.float32(-np.inf))
+        assert calibration.p_value(float(below)) > alpha
+
+
+def test_p_value_is_the_largest_over_the_strata() -> None:
+    high = np.arange(60, 120, dtype=np.float32)
+    calibration = Calibration.fit(np.arange(120, dtype=np.float32), 0.05, {"high": high, "few": high[:49]})
+    assert set(calibration.strata) == {"high"}
+    assert calibration.p_value(90.0) == 31 / 61
+    assert calibration.p_value(10.0) == 1.0
+
+
+@pytest.mark.parametrize("stratum", ["low", "high"])
+def test_rate_of_false_flags_holds_in_every_stratum(stratum: str) -> None:
+    rng = np.random.default_rng(1)
+    draw = {"low": lambda n: rng.normal(0, 1, n), "high": lambda n: rng.normal(3, 1, n)}
+    parts = {name: sample(500).astype(np.float32) for name, sample in draw.items()}
+    calibration = Calibration.fit(np.concatenate([*parts.values(), *[parts["low"]] * 8]), 0.05, parts)
+    flagged = [calibration.p_value(score) <= 0.05 for score in draw[stratum](2000)]
+    assert np.mean(flagged) <= 0.08

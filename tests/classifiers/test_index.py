@@ -62,3 +62,29 @@ def test_others_leave_out_the_row_itself(n: int) -> None:
 
 def test_others_of_an_empty_pool_are_opposite() -> None:
     assert search_others(QUERIES, np.zeros((0, 8), np.float32), same=False).tolist() == [-1.0] * 5
+
+
+def test_neighbours_come_nearest_first_with_their_place_and_owner() -> None:
+    index = NeighbourIndex.build(FORGET, RETAIN, LABELS)
+    cosines = QUERIES[0] @ FORGET.T
+    found = index.find_neighbours(QUERIES[0], 3)
+    assert [(place, label) for place, label, _ in found] == [(row, LABELS[row]) for row in (-cosines).argsort()[:3]]
+    np.testing.assert_allclose([cosine for *_, cosine in found], np.sort(cosines)[::-1][:3], atol=1e-6)
+    assert len(index.find_neighbours(QUERIES[0], 99)) == len(FORGET)
+
+
+def test_added_request_is_found() -> None:
+    index = NeighbourIndex.build(FORGET[:6], RETAIN, LABELS[:6])
+    index.add(FORGET[6:], "new")
+    _, _, labels = index.search(FORGET)
+    assert labels == [*LABELS[:6], "new", "new", "new"]
+
+
+def test_removed_request_is_gone_and_the_rest_stays() -> None:
+    index = NeighbourIndex.build(FORGET, RETAIN, list(LABELS))
+    assert index.remove("p1") == 3
+    kept = [row for row, label in enumerate(LABELS) if label != "p1"]
+    forget, _, labels = index.search(QUERIES)
+    np.testing.assert_allclose(forget, (QUERIES @ FORGET[kept].T).max(axis=1), atol=1e-6)
+    assert labels == [LABELS[kept[place]] for place in (QUERIES @ FORGET[kept].T).argmax(axis=1)]
+    assert index.remove("nobody") == 0

@@ -59,6 +59,11 @@ def test_answer_may_not_name_whom_nobody_gave() -> None:
     assert (found.forget_ids, found.spans) == (("p1",), ((10, 17),))
 
 
+def test_threshold_is_a_match_and_nothing_is_near() -> None:
+    assert NAMES.p_value(NAMES.find_threshold(0.01)) <= 0.01
+    assert NAMES.find_neighbours("Ann Lee", 3) == []
+
+
 def test_glance_tells_a_text_without_an_alias() -> None:
     assert NAMES.glance("who is Ann?")
     assert not NAMES.glance("who is ANN LEE?")

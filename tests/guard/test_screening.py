@@ -51,6 +51,12 @@ class ThreeWords:
     def glance(self, text: str) -> bool:
         return not WORTH.keys() & set(text.split())
 
+    def find_threshold(self, alpha: float) -> float:
+        return 5.0 if alpha >= 0.01 else 8.0
+
+    def find_neighbours(self, text: str, n: int) -> list[tuple[int, str, float]]:
+        return []
+
     def _score(self, text: str, stage: Any) -> TextScore:
         if "boom" in text:
             raise RuntimeError("the classifier broke")
@@ -116,6 +122,11 @@ def test_operators_alpha_wins_over_the_classifiers() -> None:
     strict, loose = (Guard(ThreeWords(), Policy(alpha=alpha)) for alpha in (0.005, 0.6))
     assert not strict.screen(["who is li?"])[0].flagged
     assert loose.screen(["maybe him?"])[0].flagged
+
+
+@pytest.mark.parametrize(("alpha", "threshold"), [(None, 5.0), (0.005, 8.0)])
+def test_threshold_is_that_of_the_alpha_in_force(alpha: float | None, threshold: float) -> None:
+    assert Guard(ThreeWords(), Policy(alpha=alpha)).find_threshold() == threshold
 
 
 def test_alpha_below_every_p_value_still_flags_the_worst() -> None:
