@@ -67,9 +67,9 @@ class OodDetector:
         """Return the split-conformal p-value."""
         return self.p_value(score)
 
-    def glance(self, text: str) -> bool:
-        """Return False: nothing is sure."""
-        return False
+    def glance(self, text: str, before: str = "") -> float:
+        """Return 1: nothing is sure."""
+        return 1.0
 
     def find_threshold(self, alpha: float) -> float:
         """Return the lowest score whose p-value is at most alpha."""

@@ -239,9 +239,12 @@ class Cascade:
             score = replace(score, score=value, stage="answer", forget_ids=(told.forget_id,))
         return score
 
-    def glance(self, text: str) -> bool:
-        """Return whether a text surely holds nothing: plain words, none of them telling, no verbatim run."""
-        return self.reader.is_plain(text)
+    def glance(self, text: str, before: str = "") -> float:
+        """Return how telling a text's words are, as a share of what the first stage lets through; infinite for a name,
+        a verbatim run, or what may hide something.
+        """
+        least = 10 * self.triage.least_weight
+        return self.reader.weigh_words(text, before) / least if least else math.inf
 
     def answer_p_value(self, score: float) -> float:
         """Return the split-conformal p-value of an answer's score, calibrated on kept questions with their answers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from bisect import bisect_left
 from collections import Counter
@@ -36,7 +37,6 @@ _COINCIDENCE_WORDS = 6
 """Titles and turns of phrase make runs of this length."""
 _MAX_BAGS = 4096
 _GROUP_ROWS = 20
-_RARE_NATS = 2.0
 _LONG_TERMS = 150
 """From this many words on, windows are bounded before they are judged."""
 _REMEMBERED_WORDS = 200_000
@@ -166,7 +166,7 @@ class LexicalReader:
     passages: PassageIndex
     weights: Weights
     is_word: Callable[[str], bool]
-    _plain_words: dict[str, bool] = field(default_factory=dict)
+    _word_weights: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def build(cls, record: Mapping[str, Any], passages: PassageIndex, ranks: Mapping[str, int]) -> LexicalReader:
@@ -194,27 +194,25 @@ class LexicalReader:
         """Return one reading per view of a text, the plain one first."""
         return [self._read_view(view, text) for view in read_views(text, self.is_word)]
 
-    def is_plain(self, text: str) -> bool:
-        """Return whether a text is plain words of which none is telling: no name, no rare word of a bag, no code.
+    def weigh_words(self, text: str, before: str = "") -> float:
+        """Return the weight in nats of a text's words that any forget request uses; a bound of every attribute signal.
 
-        What might hide something (long or mixed words, other scripts, single letters in a row) is not plain.
+        Infinite for a part of a name, a verbatim run, and for what might hide something: long or mixed words, other
+        scripts, single letters in a row.
         """
         if not text.isascii() or _SUSPECT.search(text):
-            return False
+            return math.inf
         folded = text.lower()
-        for word in _PLAIN_WORD.findall(folded):
-            if not self._is_plain_word(word):
-                return False
-        return not len(self.passages) or self.passages.find(folded) is None
+        total = sum(map(self._weigh_word, _PLAIN_WORD.findall(folded)))
+        return math.inf if len(self.passages) and self.passages.find(before.lower() + folded) else total
 
-    def _is_plain_word(self, word: str) -> bool:
-        known = self._plain_words.get(word)
+    def _weigh_word(self, word: str) -> float:
+        known = self._word_weights.get(word)
         if known is None:
-            term = find_terms(word)
-            rare = any(self.attributes.posts(part) and self.weights.weigh(part) >= _RARE_NATS for part in term)
-            known = not rare and not self.names.knows(word)
-            if len(self._plain_words) < _REMEMBERED_WORDS:
-                self._plain_words[word] = known
+            terms = [term for term in find_terms(word) if self.attributes.posts(term)]
+            known = math.inf if self.names.knows(word) else sum(map(self.weights.weigh, terms))
+            if len(self._word_weights) < _REMEMBERED_WORDS:
+                self._word_weights[word] = known
         return known
 
     def _read_view(self, view: View, text: str) -> Reading:

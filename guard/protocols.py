@@ -49,8 +49,12 @@ class PromptClassifier(Protocol):
         """Return the split-conformal p-value of an answer's score."""
         ...
 
-    def glance(self, text: str) -> bool:
-        """Return whether a text surely holds nothing, by a look at its words: what an output guard asks at every step."""
+    def glance(self, text: str, before: str = "") -> float:
+        """Return how telling a text's words are, by a look at each: what an output guard asks at every step.
+
+        1 or more: it must be judged. Glances of neighbouring texts add up. `before` is what stands before the text, in which a
+        verbatim run may have begun.
+        """
         ...
 
     def find_threshold(self, alpha: float) -> float:

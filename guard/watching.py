@@ -8,6 +8,7 @@ ends the answer at the last border before it, so that nothing forbidden has left
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Sequence
 
 from unlearn_guard.guard.screening import Guard
@@ -15,9 +16,10 @@ from unlearn_guard.guard.verdict import Verdict
 
 HELD_CHARACTERS = 96
 """Longer than a name, or than the words in order that make a verbatim run."""
-_STEP_CHARACTERS = 24
+_STEP_CHARACTERS = 48
 _LOOK_BACK_CHARACTERS = 600
 _LOOK_BACK_WORDS = 4
+_WINDOW_CHARACTERS = 400
 _SENTENCE_END = re.compile(r"[.!?。！？][\"'”’)\]]*\s|\n")
 
 
@@ -36,6 +38,9 @@ class AnswerWatch:
         """So far the text is plain words."""
         self._judged = 0
         self._tainted = False
+        self._glances: deque[tuple[int, float]] = deque()
+        """(border, weight) of what was let pass in the last window."""
+        self._sum = 0.0
         self.safe = 0
         self.hit: Verdict | None = None
 
@@ -74,12 +79,20 @@ class AnswerWatch:
         border = len(text) if finished else max(text.rfind(" "), text.rfind("\n")) + 1
         if border <= self._plain and not finished:
             return True
-        start = self._plain
-        for _ in range(_LOOK_BACK_WORDS):
-            start = text.rfind(" ", 0, max(0, start - 1)) + 1
-        if not self._guard.classifier.glance(text[start:border]):
-            self._tainted = True
-            return False
+        if border > self._plain:
+            start = self._plain
+            for _ in range(_LOOK_BACK_WORDS):
+                start = text.rfind(" ", 0, max(0, start - 1)) + 1
+            weight = self._guard.classifier.glance(text[self._plain : border], text[start : self._plain])
+            self._glances.append((border, weight))
+            self._sum += weight
+            while self._glances[0][0] < border - _WINDOW_CHARACTERS:
+                self._sum -= self._glances.popleft()[1]
+            if self._sum >= 1.0:
+                self._sum = 0.0
+                self._tainted = True
+                self._glances.clear()
+                return False
         # What the first stage did not clear in the prompt is read together with the answer.
         if finished and self._verdict.stage != "lexical":
             return False
