@@ -27,6 +27,7 @@ _ZIPF = 0.1
 _UNKNOWN_RANK = 30_000
 _COMPANION = 0.3
 _FILLER_NATS = 1.0
+_MAX_CELLS = 8_000_000
 
 Term = tuple[int, int, str]
 
@@ -63,6 +64,9 @@ class AttributeIndex:
 
     def accumulate(self, terms: Sequence[Term]) -> npt.NDArray[np.float32]:
         """Return prefix sums of weight by owner, shape (terms + 1, owners): bounds of what any window can hold."""
+        if len(terms) * len(self._owners) > _MAX_CELLS:  # One bound for all owners together.
+            weights = [self._weights.weigh(term) if term in self._postings else 0.0 for _, _, term in terms]
+            return np.cumsum([0.0, *weights], dtype=np.float32)[:, None]
         sums = np.zeros((len(terms) + 1, len(self._owners)), np.float32)
         for place, (_, _, term) in enumerate(terms, start=1):
             if numbers := self._postings.get(term):
@@ -119,7 +123,7 @@ class Weights:
     def __init__(self, counts: Mapping[str, int], n_bags: int, bag_words: float, ranks: Mapping[str, int]) -> None:
         """`counts`: kept bags that hold a word, of `n_bags`, of `bag_words` words each on average; `ranks`: frequency
         rank of words in general English."""
-        self.counts, self.n_bags, self._bag_words, self._ranks = dict(counts), n_bags, bag_words, ranks
+        self.counts, self.n_bags, self._bag_words, self._ranks = dict(counts), n_bags, max(1.0, bag_words), ranks
         self.weigh = lru_cache(maxsize=65_536)(self._weigh)
 
     def _weigh(self, term: str) -> float:

@@ -164,7 +164,8 @@ class Cascade:
         return scored
 
     def score(self, texts: Sequence[str], *, max_windows: int | None = None) -> list[TextScore]:
-        """Return one fused score per text: the highest of its windows, less a penalty that grows with their number.
+        """Return one fused score per text of one request: the highest of its windows, less a penalty that grows with the
+        number of windows in all of them.
 
         Raises ScreeningError where the texts together have more than `max_windows` windows that need the encoder.
         """
@@ -172,15 +173,25 @@ class Cascade:
         left = max_windows
         for text in texts:
             known = self._seen.get(text)
+            if known is not None and left is not None and known.n_encoded > left:
+                raise _too_many(known.n_encoded, left)
             if known is None:
                 known = self._score_text(text, left)
                 self._remember(text, known)
             else:
                 self._seen.move_to_end(text)
             if left is not None:
-                left -= known.n_encoded
+                left = max(0, left - known.n_encoded)
             scores.append(known)
-        return scores
+        total = sum(score.n_windows for score in scores)
+        return [self._share_penalty(score, total) for score in scores]
+
+    def _share_penalty(self, score: TextScore, total: int) -> TextScore:
+        """Charge a text for the windows of the texts it came with: the highest of them all decides."""
+        if not score.n_encoded or total == score.n_windows:
+            return score
+        extra = self.window_penalty * math.log(total / max(1, score.n_windows))
+        return replace(score, score=score.score - extra)
 
     def share_cleared(self, texts: Sequence[str]) -> float:
         """Return the share of texts that the first stage clears whole."""
@@ -232,6 +243,13 @@ class Cascade:
         if waiting:
             score = self._combine(waiting, self.judge(waiting), len(pieces))
         terms = {term for reading in said for _, _, term in reading.terms}
+        spans = {
+            reading.view.locate(hit.start, hit.end)
+            for reading in said
+            for hit in reading.hits
+            if hit.signal in ("name", "passage")
+        }
+        score = replace(score, spans=tuple(sorted(spans)))  # Of the answer alone, not of what was read with it.
         least = ASKED_NATS if flagged else SUSPECTED_NATS
         told = self._facts.find_told(dict.fromkeys(owners), terms, known.terms if known else set(), least=least)
         if told:
@@ -254,12 +272,7 @@ class Cascade:
         pieces = self._cut(self.reader.read(text), least=self.triage.least_weight)
         waiting = [piece for piece in pieces if not self.triage.clears(piece.lexical)]
         if max_windows is not None and len(waiting) > max_windows:
-            raise ScreeningError(
-                "request needs more windows than the policy allows",
-                value=len(waiting),
-                allowed=f"at most {max_windows}",
-                mend="raise max_windows, or send less text",
-            )
+            raise _too_many(len(waiting), max_windows)
         if not waiting:
             return TextScore(CLEAN_SCORE, "lexical", n_windows=len(pieces))
         return self._combine(waiting, self.judge(waiting), len(pieces))
@@ -374,6 +387,15 @@ class Cascade:
         signals[0, N_LEXICAL:] = 0.5
         _, fused = self.head.run(np.zeros((1, self.encoder.dimension), np.float32), signals)
         return float(fused[0])
+
+
+def _too_many(n_windows: int, allowed: int) -> ScreeningError:
+    return ScreeningError(
+        "request needs more windows than the policy allows",
+        value=n_windows,
+        allowed=f"at most {allowed} more",
+        mend="raise max_windows, or send less text",
+    )
 
 
 def read_strata(arrays: Mapping[str, Any]) -> dict[str, Any]:

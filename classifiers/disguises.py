@@ -1,6 +1,6 @@
 """Undo disguises: each view of a text is what a reader, or a model told to decode it, would see.
 
-The work is bounded: at most MAX_DECODED encoded segments, two levels deep, and no view longer than the text itself.
+The work is bounded: at most MAX_DECODED encoded segments, two levels deep.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ MAX_DECODED = 32
 """Encoded segments looked into per text."""
 _DEPTH = 2
 _LEET = str.maketrans("013457@$!|8", "oieastasilb")
-_LEET_WORD = re.compile(r"[a-z0-9@$!|]*(?:[a-z][0-9@$|]|[0-9@$|][a-z]|[a-z]![a-z])[a-z0-9@$!|]*")
+_LEET_RUN = re.compile(r"[a-z0-9@$!|]+")
+_LEET_SIGNS = frozenset("013457@$!|8")
+_MAX_LEET = 64
 _SPACED = re.compile(r"(?<![^\W_])(?:[^\W_][ ._*|/\\-]{1,3}){3,}[^\W_](?![^\W_])")
-_BASE64 = re.compile(r"(?<![A-Za-z0-9+/_=-])[A-Za-z0-9+/_-]{12,}={0,2}(?![A-Za-z0-9+/_=-])")
+_BASE64 = re.compile(r"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{12,}={0,2}(?![A-Za-z0-9+/_=-])")
 _HEX = re.compile(r"(?<![0-9A-Fa-f])(?:[0-9A-Fa-f]{2}[ :,]?){8,}(?![0-9A-Fa-f])")
 _CAMEL = re.compile(r"[a-z][A-Z](?=[a-z])")
 _ESCAPE = re.compile(r"\\u[0-9A-Fa-f]{4}|%[0-9A-Fa-f]{2}|&(?:#\d+|#x[0-9A-Fa-f]+|[a-z]+);")
@@ -60,20 +62,25 @@ def read_views(text: str, is_word: Callable[[str], bool] | None = None) -> list[
     return [plain, *_undo(text, folded, is_word)]
 
 
-def decode_segments(text: str, depth: int = _DEPTH) -> Iterator[tuple[int, int, str, str]]:
-    """Yield (start, end, how, decoded text) of base64 and hex segments, decoded again where they hold another."""
-    n_found = 0
+def decode_segments(
+    text: str, depth: int = _DEPTH, left: list[int] | None = None
+) -> Iterator[tuple[int, int, str, str]]:
+    """Yield (start, end, how, decoded text) of base64 and hex segments, decoded again where they hold another.
+
+    `left` counts down from MAX_DECODED over all levels.
+    """
+    left = [MAX_DECODED] if left is None else left
     for how, pattern, decode in (("hex", _HEX, _decode_hex), ("base64", _BASE64, _decode_base64)):
         for match in pattern.finditer(text):
-            if n_found >= MAX_DECODED:
+            if left[0] <= 0:
                 return
             decoded = decode(match.group())
             if decoded is None:
                 continue
-            n_found += 1
+            left[0] -= 1
             yield match.start(), match.end(), how, decoded
             if depth > 1:
-                for _, _, inner, content in decode_segments(decoded, depth - 1):
+                for _, _, inner, content in decode_segments(decoded, depth - 1, left):
                     yield match.start(), match.end(), f"{how}+{inner}", content
 
 
@@ -102,10 +109,15 @@ def _undo(text: str, folded: Normalised, is_word: Callable[[str], bool] | None) 
 def _undo_leet(folded: Normalised) -> View | None:
     """Map digits and signs inside words back to letters, one to one."""
     text = folded.text
-    if not any(digit in text for digit in "013457@$!|8") or not _LEET_WORD.search(text):
-        return None
-    undone = _LEET_WORD.sub(lambda match: match.group().translate(_LEET), text)
+    undone = _LEET_RUN.sub(_read_leet, text)
     return None if undone == text else View(undone, "leet", folded.starts, folded.ends)
+
+
+def _read_leet(match: re.Match[str]) -> str:
+    word = match.group()
+    inner = word.strip("!|")
+    mixed = len(word) <= _MAX_LEET and any(map(str.isalpha, inner)) and not _LEET_SIGNS.isdisjoint(inner)
+    return word.translate(_LEET) if mixed else word
 
 
 def _surround(pattern: re.Pattern[str], text: str) -> list[tuple[int, int]]:
@@ -142,6 +154,7 @@ def _split_camel(text: str) -> View:
 def _unescape(text: str) -> str:
     """Undo backslash-u, percent and HTML escapes."""
     text = _UNICODE_ESCAPE.sub(lambda match: chr(int(match.group(1), 16)), text)
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return html.unescape(unquote(text) if "%" in text else text)
 
 
@@ -220,5 +233,5 @@ def _as_text(content: bytes) -> str | None:
     except UnicodeDecodeError:
         return None
     printable = sum(character.isprintable() or character in "\n\t" for character in text)
-    letters = sum(character.isalpha() or character == " " for character in text)
+    letters = sum(character.isalnum() or character == " " for character in text)
     return text if text and printable == len(text) and letters >= 0.6 * len(text) else None

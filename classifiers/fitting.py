@@ -47,6 +47,8 @@ _PRIOR_BIAS = -6.0
 _TELLING_WEIGHT = 0.6
 """Attribute weight (nats / 10) from which a nameless text identifies anybody at all."""
 _MIN_EXAMPLES = 24
+_PRIOR_EXAMPLES = 400.0
+"""How many examples the prior weights are worth: few examples overfit seven signals."""
 _MOST_NEIGHBOUR_WEIGHT = 20.0
 _REMEMBERED = 65_536
 
@@ -136,6 +138,7 @@ def fit_cascade(
     fitter = _Fitter(
         requests, OnnxEncoder(folder, remembered=_REMEMBERED), read_ranks(folder / "tokenizer.json"), folder, seed
     )
+    fitter.neighbours = split.neighbours
     every_row = [row for part in (*_forget_parts(split), *_kept_parts(split), split.calibration) for row in part]
     fitter.encode(track(every_row, "encode rows", total=len(every_row)))
 
@@ -145,7 +148,7 @@ def fit_cascade(
     recall = _flag_rate(calm, _score_all(trial, split.forget_validation))
     false_flags = _flag_rate(calm, _score_all(trial, split.retain_validation))
 
-    final = fitter.assemble([row for part in _forget_parts(split) for row in part], _join(_kept_parts(split)))
+    final = fitter.assemble(_join(_forget_parts(split)), _join(_kept_parts(split)))
     named = [bool(score.spans) for score in final.match([row.query for row in split.calibration])]
     calibration_rows = [row for row, is_named in zip(split.calibration, named, strict=True) if not is_named]
     if len(calibration_rows) < MIN_ROWS:
@@ -157,7 +160,7 @@ def fit_cascade(
     final.triage = Triage()  # Clearing can only lower a score: calibrate without it.
     answered = [final.score_answer([row.query], row.answer).score for row in calibration_rows]
     final.triage = fitter.triage
-    served = np.array([score.score for score in final.score([row.query for row in calibration_rows])], np.float32)
+    served = np.array([final.score([row.query])[0].score for row in calibration_rows], np.float32)
     fitter.save(
         final,
         calibration,
@@ -412,25 +415,26 @@ def _fit_head(
 def _fit_fusion(
     signals: Floats, head: npt.NDArray[np.float64], truth: npt.NDArray[np.float64], seed: int
 ) -> tuple[Floats, float]:
-    """Weigh the signals: certain evidence by fixed amounts, the rest by logistic regression, or by the prior where there are
-    too few examples.
+    """Weigh the signals: certain evidence by fixed amounts, the rest by logistic regression, shrunk towards the prior: a
+    forget set has few examples that name nobody and still tell who is meant.
     """
     from sklearn.linear_model import LogisticRegression
 
     fusion = np.zeros(len(SIGNALS) + 1, np.float32)
     for name, weight in zip(_FIXED, (NAME_BONUS, NAMESAKE_MALUS, PART_BONUS, PASSAGE_BONUS), strict=True):
         fusion[SIGNALS.index(name)] = weight
-    place = {name: number for number, name in enumerate(SIGNALS)}
-    if truth.sum() < _MIN_EXAMPLES:
-        for name, weight in _PRIOR.items():
-            fusion[place[name]] = weight
+    for name, weight in _PRIOR.items():
+        fusion[SIGNALS.index(name)] = weight
+    n_examples = float(truth.sum())
+    if n_examples < _MIN_EXAMPLES:
         return fusion, _PRIOR_BIAS
     columns = np.column_stack([signals[:, _LEARNT], np.clip(head, -LOGIT_LIMIT, LOGIT_LIMIT)])
     model = LogisticRegression(C=10.0, class_weight="balanced", max_iter=2000, random_state=seed)
     model.fit(columns, truth)
-    fusion[list(_LEARNT)] = model.coef_[0][:-1]
-    fusion[-1] = model.coef_[0][-1]
-    return fusion, float(model.intercept_[0])
+    share = n_examples / (n_examples + _PRIOR_EXAMPLES)
+    places = [*_LEARNT, len(SIGNALS)]
+    fusion[places] = (1 - share) * fusion[places] + share * model.coef_[0]
+    return fusion, float((1 - share) * _PRIOR_BIAS + share * model.intercept_[0])
 
 
 def _tail_scale(scores: npt.NDArray[np.floating[Any]]) -> float:
@@ -457,7 +461,8 @@ def _kept_parts(split: Split) -> tuple[list[Row], list[Row]]:
 
 
 def _join(parts: Sequence[Sequence[Row]]) -> list[Row]:
-    return [row for part in parts for row in part]
+    """Return the rows of several parts; a very small set is in two of them."""
+    return list(dict.fromkeys(row for part in parts for row in part))
 
 
 def _labels(rows: Sequence[Row]) -> list[str]:

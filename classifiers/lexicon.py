@@ -195,7 +195,7 @@ _PROFESSION_OF = {word: profession for profession, words in _WORKS.items() for w
 _ASKING = frozenset("being did do does has have how is that was were what when where which who whose why".split())
 # A description belongs to a name only where it stands in apposition to it: "the Danish botanist NAME",
 # "NAME, the plumber from Ohio", "NAME (footballer)", "NAME the mayor", "NAME, a 17th-century …".
-_BEFORE = re.compile(r"(?:\b(?:the|a|an|famous|former|late|our|my)\s+)((?:[\w'-]+\s+){1,5})$")
+_BEFORE = re.compile(r"(?:.*\b(?:the|a|an|famous|former|late|our|my)\s+)((?:[\w'-]+\s+){1,5})$")
 _AFTER = re.compile(
     r"^\s*(?:[,(–-]\s*(?:the|a|an|who is a|who was a|is a|was a)?\s*|(?:the|a|an)\s+)((?:[\w'-]+\s*){1,6})"
 )

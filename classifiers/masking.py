@@ -60,7 +60,8 @@ def mask(text: str, start: int, end: int, spans: Sequence[tuple[int, int]]) -> s
 
 
 def _joins(text: str, words: Sequence[tuple[int, int, str]], left: int, right: int) -> bool:
-    return text[words[left][1] : words[right][0]] in (" ", "-", "'", ". ")
+    between = text[words[left][1] : words[right][0]]
+    return between in (" ", "-", "'") or (between == ". " and len(words[left][2]) <= 2)
 
 
 def _belongs(

@@ -24,6 +24,8 @@ _PARTICLES = frozenset("de del da di la le van von der den al el bin ibn the of 
 _LONG_PART = 8
 _FUZZY_PART = 5
 _GAP_WORDS = 2
+WHOLE_NAME = 0.9
+"""From this weight on a hit is a whole name, not a part of one."""
 """Words that may stand between the parts of a whole name."""
 _CONTEXT_CHARACTERS = 60
 _FAMILY_NAME, _GIVEN_NAME, _ORDINARY_NAME = 0.8, 0.4, 0.5
@@ -71,7 +73,7 @@ class NameFinder:
         self._aliases: list[_Alias] = []
         self._by_part: dict[str, list[tuple[int, int]]] = defaultdict(list)
         self._given: dict[str, list[tuple[int, int]]] = defaultdict(list)
-        self._squeezed: dict[str, str] = {}
+        self._squeezed: dict[str, list[str]] = defaultdict(list)
         for forget_id, names in aliases.items():
             for name in dict.fromkeys(names):
                 parts = split_parts(name)
@@ -86,7 +88,7 @@ class NameFinder:
                             self._given[other].append((number, place))
                 squeezed = "".join(parts)
                 if len(squeezed) >= _LONG_PART:
-                    self._squeezed[squeezed] = forget_id
+                    self._squeezed[squeezed].append(forget_id)
         self._by_deletion: dict[str, list[str]] = defaultdict(list)
         for part in self._by_part:
             if len(part) >= _FUZZY_PART:
@@ -119,7 +121,7 @@ class NameFinder:
         for number, (word, _, _) in enumerate(words):
             for alias, place in self._resolve(word):
                 places[alias].append((number, place))
-        hits = [hit for alias, found in places.items() if (hit := self._judge(alias, found, words, view, original))]
+        hits = [hit for alias, found in places.items() for hit in self._judge(alias, found, words, view, original)]
         hits += self._find_initials(words, view, original)
         hits.sort(key=lambda hit: (hit.is_namesake, -hit.weight, hit.start))
         return hits
@@ -164,44 +166,51 @@ class NameFinder:
         words: Sequence[tuple[str, int, int]],
         view: View,
         original: str | None,
-    ) -> NameHit | None:
+    ) -> list[NameHit]:
+        """Return every whole mention of one alias, else its parts apart, else its most telling part."""
         alias = self._aliases[number]
         n_parts = len(alias.parts)
         reach = n_parts + _GAP_WORDS
         latest: dict[int, int] = {}
+        whole: list[NameHit] = []
         for place, part in found:
+            if place in latest.values():  # One word is one part, also of a name that repeats itself.
+                continue
             latest[part] = place
-            members = [where for where in latest.values() if place - where < reach]
+            members = {where for where in latest.values() if place - where < reach}
             if len(members) == n_parts:
                 start, end = words[min(members)][1], words[max(members)][2]
-                return NameHit(start, end, alias.forget_id, 1.0, self._is_namesake(alias, view.text, start, end))
-        free = {
-            part
+                whole.append(NameHit(start, end, alias.forget_id, 1.0, self._is_namesake(alias, view.text, start, end)))
+                latest.clear()
+        if whole:
+            return whole
+        own = {
+            (place, part)
             for place, part in found
             if words[place][0] == alias.parts[part] and not self._is_foreign(number, place, words, view, original)
         }
-        if len(free) == n_parts:  # All parts, far apart: "let A be …, let B be …".
-            return NameHit(words[found[0][0]][1], words[found[-1][0]][2], alias.forget_id, 0.9)
+        if len({part for _, part in own}) == n_parts == len({place for place, _ in own if n_parts > 1}):
+            # All parts, far apart: "let A be …, let B be …".
+            return [NameHit(words[found[0][0]][1], words[found[-1][0]][2], alias.forget_id, WHOLE_NAME)]
         best: NameHit | None = None
-        for place, part in found:
-            if words[place][0] != alias.parts[part]:  # A near miss of one part alone is another name.
-                continue
+        for place, part in sorted(own):  # A near miss of one part alone is another name.
             weight = self.weigh(alias, part, is_capital=self._is_capital(words, place, view, original))
-            if weight > (best.weight if best else 0.0) and not self._is_foreign(number, place, words, view, original):
+            if weight > (best.weight if best else 0.0):
                 best = NameHit(words[place][1], words[place][2], alias.forget_id, weight)
-        return best
+        return [best] if best else []
 
     def _is_foreign(
         self, number: int, place: int, words: Sequence[tuple[str, int, int]], view: View, original: str | None
     ) -> bool:
-        """Return whether a part stands beside a name part that its alias does not have."""
+        """Return whether a part stands beside a name part that its alias does not have, or a blank for one."""
+        _, begin, stop = words[place]
+        if "__" in view.text[max(0, begin - 4) : begin] or "__" in view.text[stop : stop + 4]:
+            return True
         for other in (place - 1, place + 1):
             if not 0 <= other < len(words):
                 continue
             word, start, end = words[other]
             between = view.text[min(end, words[place][2]) : max(start, words[place][1])]
-            if "__" in between:  # A blank to be filled with somebody's other name.
-                return True
             if between.strip(" '’-") or len(word) < 2 or any(alias == number for alias, _ in self._resolve(word)):
                 continue
             if word in _PARTICLES or word == "s":
@@ -251,20 +260,23 @@ class NameFinder:
             is_capital = original is not None and view.how == "plain" and original[view.starts[start]].isupper()
             if not (has_dot or is_capital):
                 continue
+            if word in "ai" and not has_dot:  # An article, and who speaks.
+                continue
             for other in (place - 1, place + 1, place + 2):
-                if not 0 <= other < len(words):
+                if not 0 <= other < len(words) or (other == place + 2 and len(words[place + 1][0]) > 1):
                     continue
                 between = view.text[min(end, words[other][2]) : max(start, words[other][1])]
-                if "," in between or len(between) > 4:
+                if len(between) > 6 or ("," in between and not (between == ", " and has_dot and other < place)):
                     continue
                 for forget_id in self._initials.get((word, words[other][0]), ()):
-                    yield NameHit(min(start, words[other][1]), max(end, words[other][2]), forget_id, 0.9)
+                    yield NameHit(min(start, words[other][1]), max(end, words[other][2]), forget_id, WHOLE_NAME)
 
     def _find_squeezed(self, text: str) -> list[NameHit]:
         return [
             NameHit(place, place + len(squeezed), forget_id, 1.0)
-            for squeezed, forget_id in self._squeezed.items()
+            for squeezed, forget_ids in self._squeezed.items()
             if (place := text.find(squeezed)) >= 0
+            for forget_id in dict.fromkeys(forget_ids)
         ]
 
 
@@ -306,6 +318,8 @@ def find_given_names(part: str) -> set[str]:
     names |= {long for long, short in _SHORT_FORMS.items() if part in short.split()}
     if len(part) >= 3:
         names |= {long for long in _LONG_NAMES if long.startswith(part) and long != part}
+    if part in _LONG_NAMES:
+        names |= {part[:3], part[:4]}
     return names
 
 
@@ -320,7 +334,8 @@ def split_parts(name: str) -> tuple[str, ...]:
     """Return the folded parts of a name, particles and single letters left out where others remain."""
     words = _WORD.findall(normalise(name).text)
     telling = tuple(word for word in words if word not in _PARTICLES and len(word) > 1)
-    return telling or tuple(words)
+    # "Al Montenegro" is more than its one word that is no particle.
+    return telling if len(telling) > 1 or len(words) == 1 else tuple(words)
 
 
 def count_edits(first: str, second: str) -> int:

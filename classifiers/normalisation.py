@@ -22,6 +22,9 @@ _LOOK_ALIKES = str.maketrans(
         "đ": "d",
     }
 )
+# Capitals that look like Latin ones though their small letters do not, and letters that are drawn as nothing.
+_CAPITALS = str.maketrans(dict(zip("ВМНКТΒΗΜΖΚΝ", "bmhktbhmzkn", strict=True)))
+_BLANKS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 # Whatever is not copied as it stands: anything beyond printable ASCII, the backtick, and runs of space.
 _ODD = re.compile(r"[^ -_a-~]+|  +")
 
@@ -85,6 +88,8 @@ def _copy(text: str, start: int, end: int, folded: list[str], starts: list[int],
 def _fold(character: str) -> str:
     if character.isspace():
         return " "
-    decomposed = unicodedata.normalize("NFKD", character).casefold()
-    kept = "".join(piece for piece in decomposed if unicodedata.category(piece) not in {"Mn", "Cf", "Cc"})
+    if character in _BLANKS:
+        return ""
+    decomposed = unicodedata.normalize("NFKD", character.translate(_CAPITALS)).casefold()
+    kept = "".join(piece for piece in decomposed if unicodedata.category(piece) not in {"Mn", "Cf", "Cc", "Cs"})
     return kept.translate(_LOOK_ALIKES)

@@ -61,24 +61,27 @@ class PassageIndex:
 
     def find(self, folded: str) -> Run | None:
         """Return the longest run in folded text, None without one."""
+        return max(self.find_runs(folded), key=lambda run: run.n_words, default=None)
+
+    def find_runs(self, folded: str) -> list[Run]:
+        """Return every run in folded text, in order."""
         if not len(self.hashes):
-            return None
+            return []
         words = [(match.start(), match.end()) for match in _WORD.finditer(folded)]
         if len(words) < NGRAM_WORDS:
-            return None
+            return []
         grams = _hash([folded[start:end] for start, end in words])
         places = np.searchsorted(self.hashes, grams)
         places[places == len(self.hashes)] = 0
         hit = self.hashes[places] == grams
-        if not hit.any():
-            return None
         edges = np.flatnonzero(np.diff(np.concatenate([[False], hit, [False]]).astype(np.int8)))
-        lengths = edges[1::2] - edges[::2]
-        best = int(lengths.argmax())
-        first, n_grams = int(edges[2 * best]), int(lengths[best])
-        n_words = n_grams + NGRAM_WORDS - 1
-        owner = self.names[int(self.owners[places[first]])]
-        return Run(words[first][0], words[first + n_words - 1][1], n_words, owner)
+        runs = []
+        for first, last in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+            # Texts may begin alike: the run is whose most of it is.
+            owner = int(np.bincount(self.owners[places[first:last]]).argmax())
+            n_words = last - first + NGRAM_WORDS - 1
+            runs.append(Run(words[first][0], words[first + n_words - 1][1], n_words, self.names[owner]))
+        return runs
 
 
 def hash_ngrams(text: str) -> Hashes:

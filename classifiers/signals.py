@@ -21,7 +21,7 @@ from unlearn_guard.classifiers.attributes import AttributeIndex, Overlap, Weight
 from unlearn_guard.classifiers.disguises import View, read_views
 from unlearn_guard.classifiers.lexicon import find_profile
 from unlearn_guard.classifiers.masking import find_strangers, mask
-from unlearn_guard.classifiers.names import NameFinder, split_parts
+from unlearn_guard.classifiers.names import WHOLE_NAME, NameFinder, split_parts
 from unlearn_guard.classifiers.normalisation import normalise
 from unlearn_guard.classifiers.passages import PassageIndex
 from unlearn_guard.guard.rows import Row
@@ -30,8 +30,6 @@ Floats = npt.NDArray[np.float32]
 SIGNALS = ("name", "namesake", "part", "fact", "attribute", "share", "kept", "other", "passage", "forget", "retain")
 """The fused score's inputs, in order; the last two come from the encoder, all others from here."""
 N_LEXICAL = SIGNALS.index("forget")
-WHOLE_NAME = 0.9
-"""From this weight on a hit is a whole name, not a part of one."""
 _PASSAGE_WORDS = 12
 _COINCIDENCE_WORDS = 6
 """Titles and turns of phrase make runs of this length."""
@@ -44,7 +42,7 @@ _PLAIN_WORD = re.compile(r"[a-z]+(?:'[a-z]+)?|[0-9]+")
 _SUSPECT = re.compile(
     r"[A-Za-z0-9+/=_-]{18,}|[A-Za-z][0-9]|[0-9][A-Za-z]|[a-z][A-Z]|(?:\b[A-Za-z]\W){3}|\\u|&#|%[0-9A-F]{2}|__"
 )
-_COMMON_RANK = 2500
+_COMMON_RANK = 1750
 """Words of a higher frequency rank often begin a sentence; others that do may be names."""
 _FACT_NATS = 12.0
 """A title of this much rarity identifies somebody."""
@@ -83,6 +81,8 @@ class Reading:
         self._reader, self.view, self.hits, self._original = reader, view, hits, original
         self.terms = locate_terms(view.text)
         self._starts = [start for start, _, _ in self.terms]
+        self._sorted: list[Hit] | None = None
+        self._longest_hit = 0
         self._sums: Floats | None = None
         if len(self.terms) > _LONG_TERMS:
             self._sums = reader.attributes.accumulate(self.terms)
@@ -97,7 +97,7 @@ class Reading:
 
         A bound by prefix sums: in long text most windows are settled by it.
         """
-        if self._sums is None or any(hit.start < end and hit.end > start for hit in self.hits):
+        if self._sums is None or self._find_hits(start, end):
             return False
         first, last = bisect_left(self._starts, start), bisect_left(self._starts, end)
         return bool((self._sums[last] - self._sums[first]).max(initial=0.0) < 10 * weight)
@@ -110,12 +110,11 @@ class Reading:
         best: dict[str, float] = {}
         owners: dict[str, tuple[str, ...]] = {}
         named: list[str] = []
-        for hit in self.hits:
-            if hit.start < end and hit.end > start:
-                if hit.weight > best.get(hit.signal, 0.0):
-                    best[hit.signal], owners[hit.signal] = hit.weight, hit.owners
-                if hit.signal == "name":
-                    named.extend(hit.owners)
+        for hit in self._find_hits(start, end):
+            if hit.weight > best.get(hit.signal, 0.0):
+                best[hit.signal], owners[hit.signal] = hit.weight, hit.owners
+            if hit.signal == "name":
+                named.extend(hit.owners)
         first, last = bisect_left(self._starts, start), bisect_left(self._starts, end)
         terms = self.terms[first:last]
         described = self._reader.attributes.find(terms, without=without)
@@ -138,16 +137,27 @@ class Reading:
         """Return characters [start, end) as the encoder reads them, without names."""
         return mask(self.view.text, start, end, self.strangers)
 
+    def _find_hits(self, start: int, end: int) -> list[Hit]:
+        """Return the hits that reach into [start, end)."""
+        if self._sorted is not self.hits:
+            self.hits.sort(key=lambda hit: hit.start)
+            self._sorted = self.hits
+            self._longest_hit = max((hit.end - hit.start for hit in self.hits), default=0)
+        first = bisect_left(self.hits, start - self._longest_hit, key=lambda hit: hit.start)
+        last = bisect_left(self.hits, end, key=lambda hit: hit.start)
+        return [hit for hit in self.hits[first:last] if hit.end > start]
+
     def _names_others(self, start: int, end: int, owner: str) -> bool:
         """Return whether a window names somebody, or something, that no forget request speaks of."""
-        for first, last in self.strangers:
-            if last <= start or first >= end:
+        strangers = self.strangers  # In order, and apart from each other.
+        place = bisect_left(strangers, start, key=lambda span: span[1])
+        while place < len(strangers) and strangers[place][0] < end:
+            low, high = max(start, strangers[place][0]), min(end, strangers[place][1])
+            place += 1
+            if low >= high or self._find_hits(low, high):
                 continue
-            if any(hit.start < last and hit.end > first for hit in self.hits):
-                continue
-            if not any(
-                self._reader.attributes.holds(owner, term) for _, _, term in locate_terms(self.view.text[first:last])
-            ):
+            terms = self.terms[bisect_left(self._starts, low) : bisect_left(self._starts, high)]
+            if not any(self._reader.attributes.holds(owner, term) for _, _, term in terms):
                 return True
         return False
 
@@ -224,7 +234,7 @@ class LexicalReader:
         for start, end, owners in self.facts.find_folded(view.text):
             if not _is_cut(view.text, start, end):
                 hits.append(Hit("fact", start, end, self._weigh_fact(view.text[start:end]), owners))
-        if run := self.passages.find(view.text):
+        for run in self.passages.find_runs(view.text):
             weight = (run.n_words - _COINCIDENCE_WORDS) / (_PASSAGE_WORDS - _COINCIDENCE_WORDS)
             if weight > 0:
                 hits.append(Hit("passage", run.start, run.end, min(1.0, weight), (run.owner,)))
@@ -241,6 +251,8 @@ def _is_cut(text: str, start: int, end: int) -> bool:
     """Return whether a title is only part of a longer quoted one."""
     before, after = text[:start].rstrip(" .,!?")[-1:], text[end:].lstrip(" .,!?")[:1]
     quotes = "\"'"
+    if text[end:].startswith(("'s ", "'s.", "'s,", "'s?")):
+        after = ""
     return (before in quotes and before != "") != (after in quotes and after != "")
 
 
@@ -286,7 +298,9 @@ def mine(
 def read_ranks(tokenizer_file: Path) -> dict[str, int]:
     """Return the whole words of a WordPiece vocabulary by rank; such vocabularies are ordered by frequency."""
     vocabulary = json.loads(tokenizer_file.read_text(encoding="utf-8"))["model"].get("vocab", {})
-    words = [word for word in vocabulary if word.isalpha()] if isinstance(vocabulary, dict) else []
+    known = vocabulary if isinstance(vocabulary, dict) else {}
+    # Single signs of every script come first in such a vocabulary, and are no words.
+    words = [word for word in known if word.isalpha() and (len(word) > 1 or word in "ai")]
     words.sort(key=lambda word: vocabulary[word])
     return {word: rank for rank, word in enumerate(words, start=1)}
 

@@ -100,7 +100,7 @@ _SCHOOL = (
 
 
 def make_traffic(n_rows: int = 3000, seed: int = 0) -> list[Row]:
-    """Return distinct clean rows, half of them about invented people and well-known works."""
+    """Return distinct clean rows, most of them about invented people and well-known works."""
     rng = random.Random(f"traffic:{seed}")
     rows: dict[str, Row] = {}
     makers = (_ask_about_people(rng), _ask_chores(rng), _ask_about_works(rng), _ask_school(rng), _ask_about_works(rng))

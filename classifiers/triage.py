@@ -23,11 +23,13 @@ _SURE = ("name", "part", "fact", "passage", "namesake")
 _MOST_WEIGHT, _MOST_SHARE = 0.6, 0.3
 """However little the measurement shows: one rare word sends a window to the encoder."""
 _MARGIN = 0.8
+_HEAVY_WEIGHT = 1.5
+"""From this weight on no padding makes a window plainly clean."""
 
 
 @dataclass(frozen=True, slots=True)
 class Triage:
-    """Clear windows without sure evidence whose attribute weight (nats / 10) and share are both low."""
+    """Clear windows without sure evidence whose attribute weight (nats / 10) or share is low."""
 
     least_weight: float = 0.0
     least_share: float = 0.0
@@ -47,7 +49,8 @@ class Triage:
         """Return whether a window is plainly clean."""
         if any(lexical[name] for name in _SURE):
             return False
-        return lexical["attribute"] < self.least_weight or lexical["share"] < self.least_share
+        weight = lexical["attribute"]
+        return weight < self.least_weight or (lexical["share"] < self.least_share and weight < _HEAVY_WEIGHT)
 
     @property
     def miss_limit(self) -> float:
@@ -67,7 +70,8 @@ class Triage:
         place = min(allowed // 2, len(wanted) - 1)
         least_weight = min(_MOST_WEIGHT, _MARGIN * float(np.sort(wanted[:, weight])[place]))
         least_share = min(_MOST_SHARE, _MARGIN * float(np.sort(wanted[:, share])[place]))
-        missed = (wanted[:, weight] < least_weight) | (wanted[:, share] < least_share)
+        light = wanted[:, weight] < _HEAVY_WEIGHT
+        missed = (wanted[:, weight] < least_weight) | ((wanted[:, share] < least_share) & light)
         return cls(least_weight, least_share, n_flagged, int(missed.sum()))
 
 

@@ -174,7 +174,9 @@ def fit(
             )
             metrics["eco"] = settings["eco"].pop("search")
         writer.write_lines("requests.jsonl", [request_record(request) for request in requests])
-        writer.write_lines("examples.jsonl", _example_records(forget_rows, private))
+        # In the index's order: a neighbour is shown by its place.
+        ordered = list(dict.fromkeys([*split.forget_train, *split.forget_validation]))
+        writer.write_lines("examples.jsonl", _example_records(ordered, private))
         writer.commit(
             model=Path(str(model)).name,
             fingerprint=fingerprint,

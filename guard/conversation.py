@@ -73,6 +73,8 @@ def _join(messages: Sequence[Message], numbers: Sequence[int]) -> Unit:
     for number in reversed(numbers):
         if left <= 0:
             break
+        if not messages[number].text.strip():
+            continue
         start = max(0, len(messages[number].text) - left)
         chosen.append((number, start))
         left -= len(messages[number].text) - start + 1

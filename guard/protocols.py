@@ -19,7 +19,7 @@ class PromptClassifier(Protocol):
     """The smallest p-value it can give."""
 
     def score(self, texts: Sequence[str], *, max_windows: int | None = None) -> list[TextScore]:
-        """Return one score per text, of any length; batch composition must not change a score.
+        """Return one score per text of one request, of any length; other requests must not change a score.
 
         Raises ScreeningError where the texts together need more than `max_windows` windows of the encoder.
         """

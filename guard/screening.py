@@ -7,7 +7,6 @@ from pathlib import Path
 
 from unlearn_guard.guard.bundle import Bundle
 from unlearn_guard.guard.conversation import Conversation, Item, Message, Unit, make_units, read_messages
-from unlearn_guard.guard.errors import ScreeningError
 from unlearn_guard.guard.policy import Policy
 from unlearn_guard.guard.protocols import PromptClassifier
 from unlearn_guard.guard.verdict import Span, TextScore, Verdict
@@ -111,7 +110,8 @@ class Guard:
         units = make_units(messages)
         try:
             scores = self.classifier.score([unit.text for unit in units], max_windows=self.policy.max_windows)
-        except ScreeningError:
+        except Exception:
+            # Names cost no encoder: whatever failed, who is named is named.
             if (named := self._match(units, rendered)) is not None:
                 return named
             raise
