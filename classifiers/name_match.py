@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from unlearn_guard.classifiers.aliases import AliasMatcher
+from unlearn_guard.classifiers.normalisation import normalise
 from unlearn_guard.guard.verdict import TextScore
 
+_WORD = re.compile(r"[^\W_]+")
 _CLEAN = TextScore(0.0, "alias")
 
 
@@ -17,6 +20,8 @@ class NameMatch:
         self.alpha = alpha
         self.smallest_p = 0.0
         self._matcher = AliasMatcher(aliases)
+        folded = [normalise(name).text for names in aliases.values() for name in names]
+        self._words = frozenset(word for name in folded for word in _WORD.findall(name))
 
     def score(self, texts: Sequence[str], *, max_windows: int | None = None) -> list[TextScore]:
         """Return 1 for a text with an alias, else 0; the automaton reads text of any length."""
@@ -50,6 +55,20 @@ class NameMatch:
     def answer_p_value(self, score: float) -> float:
         """Return 0 for a match, 1 otherwise."""
         return self.p_value(score)
+
+    def find_threshold(self, alpha: float) -> float:
+        """Return 1: a match."""
+        return 1.0
+
+    def find_neighbours(self, text: str, n: int) -> list[tuple[int, str, float]]:
+        """Return nothing: there is no index."""
+        return []
+
+    def glance(self, text: str, before: str = "") -> float:
+        """Return 1 for a text with a word of any alias, or with other than plain letters, else 0."""
+        if not text.isascii():
+            return 1.0
+        return float(any(word in self._words for word in _WORD.findall(text.lower())))
 
     def find_threshold(self, alpha: float) -> float:
         """Return 1: a match."""

@@ -105,3 +105,32 @@ def test_rate_of_false_flags_holds_in_every_stratum(stratum: str) -> None:
     calibration = Calibration.fit(np.concatenate([*parts.values(), *[parts["low"]] * 8]), 0.05, parts)
     flagged = [calibration.p_value(score) <= 0.05 for score in draw[stratum](2000)]
     assert np.mean(flagged) <= 0.08
+
+
+@given(SCORES, st.lists(SCORES, min_size=1, max_size=3), st.floats(-6, 6, width=32))
+def test_p_value_is_the_largest_that_any_part_gives(
+    scores: list[float], parts: list[list[float]], score: float
+) -> None:
+    strata = {str(number): np.sort(np.array(part, np.float32)) for number, part in enumerate(parts)}
+    whole = Calibration(np.sort(np.array(scores, np.float32)), 0.1, 0.1, strata)
+    assert whole.p_value(score) == max(calibrate(part).p_value(score) for part in (scores, *parts))
+
+
+@given(SCORES, SCORES, st.floats(0.01, 0.99), st.floats(-6, 6, width=32))
+def test_score_is_flagged_exactly_from_the_threshold_on(
+    scores: list[float], stratum: list[float], alpha: float, score: float
+) -> None:
+    strata = {"a": np.sort(np.array(stratum, np.float32))}
+    calibration = Calibration(np.sort(np.array(scores, np.float32)), alpha, alpha, strata)
+    assert (calibration.p_value(score) <= alpha) == (score >= calibration.find_threshold(alpha))
+
+
+@pytest.mark.xfail(
+    strict=True, reason="alpha is raised to what all rows can hold, not to what the smallest stratum can"
+)
+@pytest.mark.parametrize("n_stratum", [50, 500])
+def test_highest_score_is_flagged_whatever_the_strata(n_stratum: int) -> None:
+    scores = np.arange(2000, dtype=np.float32)
+    calibration = Calibration.fit(scores, 0.001, {"small": scores[:n_stratum]})
+    assert calibration.p_value(1e9) <= calibration.alpha
+    assert calibration.find_threshold(calibration.alpha) < np.inf

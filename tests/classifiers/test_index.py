@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from unlearn_guard.classifiers import index as index_module
 from unlearn_guard.classifiers.index import NeighbourIndex, search_others
 
 
@@ -88,3 +89,69 @@ def test_removed_request_is_gone_and_the_rest_stays() -> None:
     np.testing.assert_allclose(forget, (QUERIES @ FORGET[kept].T).max(axis=1), atol=1e-6)
     assert labels == [LABELS[kept[place]] for place in (QUERIES @ FORGET[kept].T).argmax(axis=1)]
     assert index.remove("nobody") == 0
+
+
+MANY, MANY_LABELS = draw(400, 5), [f"p{number % 4}" for number in range(400)]
+
+
+@pytest.fixture(params=["flat", "inverted lists"])
+def large(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> NeighbourIndex:
+    """An index of 400 rows that searches every list, so that its answers are exact."""
+    monkeypatch.setattr(index_module, "_EXACT_LIMIT", 1000 if request.param == "flat" else 100)
+    built = NeighbourIndex.build(MANY, RETAIN, list(MANY_LABELS))
+    assert (built.probes > 0) == (request.param != "flat")
+    if built.probes:
+        built._forget.nprobe = built._forget.nlist
+    return built
+
+
+def nearest_of(rows: npt.NDArray[np.float32], labels: list[str], queries: npt.NDArray[np.float32]) -> list[str]:
+    return [labels[place] for place in (queries @ rows.T).argmax(axis=1)]
+
+
+def test_removed_label_is_never_found_again_and_others_stay(large: NeighbourIndex) -> None:
+    kept = [row for row, label in enumerate(MANY_LABELS) if label != "p1"]
+    assert large.remove("p1") == 100
+    queries = np.concatenate([draw(60, 6), MANY])
+    forget, retain, labels = large.search(queries)
+    assert "p1" not in labels
+    assert labels == nearest_of(MANY[kept], [MANY_LABELS[row] for row in kept], queries)
+    np.testing.assert_allclose(forget, (queries @ MANY[kept].T).max(axis=1), atol=1e-5)
+    np.testing.assert_allclose(retain, (queries @ RETAIN.T).max(axis=1), atol=1e-5)
+    assert "p1" not in {label for _, label, _ in large.find_neighbours(MANY[1], 300)}
+    assert large.remove("p1") == 0
+
+
+def test_added_rows_are_found_beside_the_old_ones(large: NeighbourIndex) -> None:
+    new = draw(30, 7)
+    large.add(new, "new")
+    queries = np.concatenate([new, MANY, draw(60, 6)])
+    labels = large.search(queries)[2]
+    assert labels == nearest_of(np.concatenate([MANY, new]), [*MANY_LABELS, *["new"] * 30], queries)
+
+
+@pytest.mark.parametrize(
+    "large",
+    [
+        "flat",
+        pytest.param(
+            "inverted lists",
+            marks=pytest.mark.xfail(strict=True, reason="new rows are numbered from the count left, as others are"),
+        ),
+    ],
+    indirect=True,
+)
+def test_rows_added_after_a_removal_are_whose_they_are(large: NeighbourIndex) -> None:
+    large.remove("p1")
+    large.add(MANY[:10], "new")
+    assert set(large.search(MANY[:10])[2]) <= {"new", *MANY_LABELS} - {"p1"}
+    assert large.search(MANY[1:2])[2] == ["new"]
+    assert large.search(MANY[11:12])[2] != ["new"]
+
+
+@pytest.mark.xfail(strict=True, reason="place -1, which FAISS gives where nothing is left, is taken for the last label")
+def test_nothing_is_found_after_the_last_request_went(large: NeighbourIndex) -> None:
+    for label in sorted(set(MANY_LABELS)):
+        large.remove(label)
+    assert not set(large.search(QUERIES)[2]) & set(MANY_LABELS)
+    assert large.find_neighbours(QUERIES[0], 3) == []

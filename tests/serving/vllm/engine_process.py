@@ -133,6 +133,7 @@ def _read(output: Any) -> dict[str, Any]:
             for step in output.prompt_logprobs or []
         ],
         "cumulative": [entry.cumulative_logprob for entry in output.outputs],
+        "finish": [entry.finish_reason for entry in output.outputs],
         "cached": output.num_cached_tokens,
         "prompt_ids": list(output.prompt_token_ids),
     }

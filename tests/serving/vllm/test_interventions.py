@@ -52,7 +52,7 @@ def cut(tokens: list[int], end: int = 0) -> list[int]:
 
 @pytest.fixture(scope="module")
 def eager(start_engine: Any, bundle: Any) -> Any:
-    return start_engine(settings={"bundle": str(bundle)})
+    return start_engine(settings={"bundle": str(bundle), "on_answer": "pass"})
 
 
 def test_eco_equals_reference(eager: Any, reference: Any, asked: list[str]) -> None:
@@ -85,7 +85,7 @@ def mixed_bundle(world: Any, models: Any, tmp_path_factory: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def mixed(start_engine: Any, mixed_bundle: Any) -> Any:
-    return start_engine(settings={"bundle": str(mixed_bundle)})
+    return start_engine(settings={"bundle": str(mixed_bundle), "on_answer": "pass"})
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def test_token_id_mask_edits_prompt_and_decode_steps(
     stamps = guarded.stamp(asked, guarded.screen(asked))
     expected = engine.generate([engine.render(question) for question in asked], stamps, max_new_tokens=24)
     assert set(exclusive) & {token for answer in expected for token in answer}  # Decode steps meet the table.
-    served = start_engine(settings={"bundle": str(bundle.path)})
+    served = start_engine(settings={"bundle": str(bundle.path), "on_answer": "pass"})
     assert without_end(served.chat(asked, together=True)) == expected
     served.close()
 
@@ -167,7 +167,7 @@ def test_chunked_prefill_and_preemption_change_nothing(
     start_engine: Any, bundle: Any, reference: Any, asked: list[str]
 ) -> None:
     engine = start_engine(
-        settings={"bundle": str(bundle)},
+        settings={"bundle": str(bundle), "on_answer": "pass"},
         enable_chunked_prefill=True,
         max_model_len=96,
         max_num_batched_tokens=8,
@@ -267,7 +267,7 @@ def test_shadow_mode_changes_no_answer(start_engine: Any, bundle: Any, asked: li
 @pytest.mark.slow
 def test_tensor_parallel_equals_reference(start_engine: Any, bundle: Any, reference: Any, asked: list[str]) -> None:
     engine = start_engine(
-        settings={"bundle": str(bundle)},
+        settings={"bundle": str(bundle), "on_answer": "pass"},
         environment={"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_CPU_OMP_THREADS_BIND": "0|1"},
         tensor_parallel_size=2,
         distributed_executor_backend="mp",
@@ -281,7 +281,7 @@ def test_compiled_equals_reference_and_stock(
     start_engine: Any, bundle: Any, reference: Any, asked: list[str], ask_around: Any
 ) -> None:
     compiled = {"enforce_eager": False}
-    guarded = start_engine(settings={"bundle": str(bundle)}, **compiled)
+    guarded = start_engine(settings={"bundle": str(bundle), "on_answer": "pass"}, **compiled)
     assert without_end(guarded.chat(asked)) == reference(asked)
     clean = asked[1::2][:4]
     found = guarded.chat(clean, logprobs=1)
