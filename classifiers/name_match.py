@@ -56,14 +56,6 @@ class NameMatch:
         """Return 0 for a match, 1 otherwise."""
         return self.p_value(score)
 
-    def find_threshold(self, alpha: float) -> float:
-        """Return 1: a match."""
-        return 1.0
-
-    def find_neighbours(self, text: str, n: int) -> list[tuple[int, str, float]]:
-        """Return nothing: there is no index."""
-        return []
-
     def glance(self, text: str, before: str = "") -> float:
         """Return 1 for a text with a word of any alias, or with other than plain letters, else 0."""
         if not text.isascii():
@@ -77,10 +69,6 @@ class NameMatch:
     def find_neighbours(self, text: str, n: int) -> list[tuple[int, str, float]]:
         """Return nothing: there is no index."""
         return []
-
-    def glance(self, text: str, before: str = "") -> float:
-        """Return 1 for every text: an automaton costs no more than a glance."""
-        return 1.0
 
     def _score_one(self, text: str) -> TextScore:
         matches = self._matcher.find(text)
