@@ -2,6 +2,8 @@
 
     python -m unlearn_guard.benchmarks.cost screening --out FILE
     python -m unlearn_guard.benchmarks.cost engine --out FILE
+    python -m unlearn_guard.benchmarks.cost traffic --out FILE
+    python -m unlearn_guard.benchmarks.cost scale --out FILE
 
 Everything is a ratio of two things run side by side in one process or in alternating rounds; absolute times stand
 beside their hardware.
@@ -99,11 +101,18 @@ def measure_engine(*, rounds: int, n_running: int = 64) -> dict[str, Any]:
         section = {"unlearn_guard": {"bundle": str(bundle)}}
         for name, eager in (("eager", True), ("compiled", False)):
             options = {**_ENGINE, "enforce_eager": eager}
+            quiet = {"unlearn_guard": {"bundle": str(bundle), "on_answer": "pass"}}
             with (
                 EngineSession(folders["full"], options, {**environment, "UNLEARN_GUARD_DISABLE": "1"}) as stock,
                 EngineSession(folders["full"], {**options, "additional_config": section}, environment) as guarded,
             ):
+                judged = compare_speed(stock, guarded, clean, rounds)
+            with (
+                EngineSession(folders["full"], options, {**environment, "UNLEARN_GUARD_DISABLE": "1"}) as stock,
+                EngineSession(folders["full"], {**options, "additional_config": quiet}, environment) as guarded,
+            ):
                 result[name] = {
+                    "nothing_flagged_answers_judged": judged,
                     "nothing_flagged": compare_speed(stock, guarded, clean, rounds),
                     "all_flagged": compare_speed(stock, guarded, flagged, rounds),
                     "half_flagged": compare_speed(
@@ -112,6 +121,119 @@ def measure_engine(*, rounds: int, n_running: int = 64) -> dict[str, Any]:
                     "host_us_per_step_nothing_flagged": guarded.ask("host_cost", prompts=clean, max_tokens=32),
                     "host_us_per_step_all_flagged": guarded.ask("host_cost", prompts=flagged, max_tokens=32),
                 }
+    return result
+
+
+_MIX = {"instructions": 40, "triviaqa": 20, "mmlu": 10, "truthfulqa": 10, "gsm8k": 10, "bbh": 5, "tofu": 5}
+"""The stated clean mix, in per cent: everyday requests above all, a twentieth from the forget set's own domain."""
+
+
+def measure_traffic(*, n_prompts: int = 1000) -> dict[str, Any]:
+    """Time screening of the stated clean mix, of one long clean prompt, and the output guard's look at clean answers."""
+    from unlearn_guard.benchmarks.detection import GENERAL, read_general
+    from unlearn_guard.classifiers.traffic import make_traffic
+    from unlearn_guard.guard.verdict import Verdict
+    from unlearn_guard.guard.watching import AnswerWatch
+
+    suite = load_tofu(n_retain=110, n_forget=20)
+    folders = train_models(make_jobs(make_world(), Recipe()))
+    pools = {name: [item.question for item in read_general(name)] for name in GENERAL}
+    pools["tofu"] = [item.question for item in suite.sets["holdout"]]
+    rng = random.Random(0)
+    prompts = [rng.choice(pools[name]) for name in rng.choices(list(_MIX), list(_MIX.values()), k=n_prompts)]
+    prompts = list(dict.fromkeys(prompts))
+    result: dict[str, Any] = {"mix_per_cent": _MIX, "n": len(prompts)}
+    with tempfile.TemporaryDirectory() as scratch:
+        for precision in ("fp32", "int8"):
+            bundle = Path(scratch) / precision
+            fit(
+                folders["full"],
+                suite.forget_rows,
+                suite.retain_rows,
+                interventions=("refusal",),
+                precision=precision,  # type: ignore[arg-type]
+                out=bundle,
+            )
+            guard = Guard.load(bundle)
+            for row in make_traffic(300, seed=9):  # Warm: words, not prompts.
+                guard.screen([row.query])
+            seconds = [(len(prompt.split()), _time(guard.screen, [prompt])) for prompt in prompts]
+            encodes = [guard.classifier.score([prompt])[0].n_encoded for prompt in prompts]
+            found: dict[str, Any] = {
+                "mean_ms": round(1e3 * statistics.mean(each for _, each in seconds), 3),
+                "encodes_per_prompt": round(statistics.mean(encodes), 3),
+                "by_words": {},
+            }
+            for low, high in ((1, 15), (16, 40), (41, 100), (101, 10_000)):
+                part = sorted(each for words, each in seconds if low <= words <= high)
+                if part:
+                    found["by_words"][f"{low}-{high}"] = {
+                        "n": len(part),
+                        "p50_ms": round(1e3 * statistics.median(part), 3),
+                        "p99_ms": round(1e3 * part[min(len(part) - 1, int(0.99 * len(part)))], 3),
+                    }
+            long = []
+            for number in range(5):
+                words = " ".join(random.Random(number).sample(pools["instructions"], 600)).split()[:6200]
+                long.append(_time(guard.screen, [" ".join(words)]))
+            found["prompt_of_8k_tokens_ms"] = round(1e3 * statistics.median(long), 1)
+            answers = [item.answer for item in read_general("gsm8k")[:200]] + [
+                item.answer for item in suite.sets["holdout"]
+            ]
+            clean = Verdict(False, (), -1e6, 1.0, "lexical")
+            n_tokens, spent = 0, 0.0
+            for answer in answers:
+                watch = AnswerWatch(guard, ["What is it?"], clean)
+                ends = range(4, len(answer) + 4, 4)  # About one token.
+                start = time.perf_counter()
+                for end in ends:
+                    watch.update(answer[:end])
+                watch.update(answer, finished=True)
+                spent += time.perf_counter() - start
+                n_tokens += len(ends)
+            found["output_guard_us_per_token"] = round(1e6 * spent / n_tokens, 2)
+            result[precision] = found
+    return result
+
+
+def measure_scale() -> dict[str, Any]:
+    """Time neighbour search, adding and removing a forget request at 1e4, 1e5 and 1e6 vectors, at measured recall."""
+    import numpy as np
+
+    from unlearn_guard.classifiers.index import NeighbourIndex
+
+    result: dict[str, Any] = {}
+    rng = np.random.default_rng(0)
+    for n in (10_000, 100_000, 1_000_000):
+        # Twenty questions about each person lie around that person's place, as real rows do.
+        centres = rng.standard_normal((n // 20, 384), np.float32)
+        vectors = np.repeat(centres, 20, axis=0) + 0.7 * rng.standard_normal((n, 384), np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        labels = [f"person-{number // 20}" for number in range(n)]
+        start = time.perf_counter()
+        index = NeighbourIndex.build(vectors, vectors[:1000], labels)
+        built = time.perf_counter() - start
+        queries = vectors[rng.integers(0, n, 200)] + 0.3 * rng.standard_normal((200, 384), np.float32) / 384**0.5
+        queries = (queries / np.linalg.norm(queries, axis=1, keepdims=True)).astype(np.float32)
+        truth = (queries @ vectors.T).argmax(axis=1)
+        seconds, hits = [], 0
+        for query, place in zip(queries, truth.tolist(), strict=True):
+            start = time.perf_counter()
+            nearest = index.find_neighbours(query, 1)
+            seconds.append(time.perf_counter() - start)
+            hits += nearest[0][0] == place
+        add = _time(index.add, vectors[:20], "new")
+        remove = _time(index.remove, "new")
+        result[str(n)] = {
+            "kind": "inverted lists" if index.probes else "flat",
+            "probes": index.probes,
+            "recall_at_1": hits / len(queries),
+            "search_p50_ms": round(1e3 * statistics.median(seconds), 3),
+            "search_p99_ms": round(1e3 * sorted(seconds)[int(0.99 * len(seconds))], 3),
+            "build_s": round(built, 1),
+            "add_request_s": round(add, 4),
+            "remove_request_s": round(remove, 4),
+        }
     return result
 
 
@@ -134,12 +256,18 @@ def _time(call: Callable[..., Any], *arguments: Any) -> float:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write JSON with its hardware line."""
     parser = argparse.ArgumentParser(prog="python -m unlearn_guard.benchmarks.cost")
-    parser.add_argument("what", choices=("screening", "engine"))
+    parser.add_argument("what", choices=("screening", "engine", "traffic", "scale"))
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--rounds", type=int, default=7)
     chosen = parser.parse_args(arguments)
     try:
-        found = measure_screening() if chosen.what == "screening" else measure_engine(rounds=chosen.rounds)
+        measures: dict[str, Callable[[], dict[str, Any]]] = {
+            "screening": measure_screening,
+            "engine": lambda: measure_engine(rounds=chosen.rounds),
+            "traffic": measure_traffic,
+            "scale": measure_scale,
+        }
+        found = measures[chosen.what]()
     except UnlearnGuardError as error:
         sys.exit(f"unlearn-guard: {error}")
     report = {"schema_version": 1, "environment": describe_environment(), chosen.what: found}

@@ -356,7 +356,7 @@ def _measure_tofu(tally: Tally, notes: dict[str, Any], folder: Path, part: Part,
         name: [Item(row["question"], row["answer"]) for row in load_table(name)]
         for name in ("real_authors", "world_facts")
     }
-    general = {name: _read_general(name)[:limit] for name in GENERAL}
+    general = {name: read_general(name)[:limit] for name in GENERAL}
     retain_rows = [_to_row(item) for author in fit_authors for item in items_of(author)]
     clean_cells: list[tuple[str, bool]] = []
     latencies: dict[str, list[float]] = {}
@@ -547,7 +547,8 @@ def _read_data(folder: str, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
 
 
-def _read_general(name: str) -> list[Item]:
+def read_general(name: str) -> list[Item]:
+    """Return one set of general questions as items."""
     items = []
     for row in _read_data("general", name):
         question = row.get("question") or row.get("instruction") or ""

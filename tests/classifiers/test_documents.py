@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ def test_passages_hold_every_word_in_order_and_none_is_long(lengths: list[int]) 
 def test_neighbouring_passages_of_a_paragraph_overlap_by_a_quarter() -> None:
     passages = [passage.split() for passage in cut_passages(number_words(500))]
     assert len(passages) > 5
-    for first, second in zip(passages, passages[1:], strict=False):
+    for first, second in pairwise(passages):
         assert first[-PASSAGE_WORDS // 4 :] == second[: PASSAGE_WORDS // 4]
 
 
