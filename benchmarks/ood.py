@@ -37,6 +37,7 @@ class OodDetector:
         self._svm: Any = OneClassSVM(nu=_NU, gamma="scale").fit((features - self._scale[0]) / self._scale[1])
         self.alpha = alpha
         self.calibration = Calibration.fit(self._judge(encoder.encode(calibration)), alpha)
+        self.longest_name = 0
         self.smallest_p = 1.0 / (len(self.calibration.scores) + 1)
 
     def score(self, texts: Sequence[str], *, max_windows: int | None = None) -> list[TextScore]:

@@ -45,7 +45,13 @@ class Calibration:
         large = {
             name: np.sort(part.astype(np.float32)) for name, part in (strata or {}).items() if len(part) >= MIN_ROWS
         }
-        return cls(np.sort(scores.astype(np.float32)), max(alpha, 1.0 / (len(scores) + 1)), alpha, large)
+        fewest = min(len(part) for part in (scores, *large.values()))
+        return cls(np.sort(scores.astype(np.float32)), max(alpha, 1.0 / (fewest + 1)), alpha, large)
+
+    @property
+    def smallest_p(self) -> float:
+        """The smallest p-value there is."""
+        return max(1.0 / (len(part) + 1) for part in (self.scores, *self.strata.values()))
 
     def p_value(self, score: float) -> float:
         """Return (1 + #{calibration scores ≥ score}) / (n + 1), the largest over the strata where there are some."""

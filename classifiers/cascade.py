@@ -112,7 +112,8 @@ class Cascade:
         self._facts = facts or FactIndex({}, reader.weights)
         self.window_penalty = window_penalty
         self.alpha = calibration.alpha
-        self.smallest_p = 1.0 / (len(calibration.scores) + 1)
+        self.smallest_p = calibration.smallest_p
+        self.longest_name = reader.names.longest_name
         # What a name alone is worth: a text that is otherwise exactly undecided.
         self._name_score = self._score_name()
         self._seen: OrderedDict[str, TextScore] = OrderedDict()
@@ -211,9 +212,8 @@ class Cascade:
         return self.calibration.find_threshold(alpha)
 
     def find_neighbours(self, text: str, n: int) -> list[tuple[int, str, float]]:
-        """Return (place in the forget rows, forget_id, cosine) of the forget rows nearest to a text."""
-        view = self.reader.read(text)[0]
-        return self.index.find_neighbours(self.encoder.encode([view.mask(0, len(view.view.text))])[0], n)
+        """Return (place in the forget rows, forget_id, cosine) of the forget rows nearest to a text without names."""
+        return self.index.find_neighbours(self.encoder.encode([text])[0], n)
 
     def score_answer(
         self,
@@ -339,6 +339,7 @@ class Cascade:
                     forget_ids=lexical.forget_ids or (found["nearest"],),
                     signals={**signals, "head": found["head"]},
                     text=piece.reading.view.text[piece.start : piece.end],
+                    encoded=piece.text,
                 )
             )
         windows.sort(key=lambda window: -window.score)

@@ -6,6 +6,7 @@ several samples it has learnt; what it says once it has made up (self-consistenc
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -34,6 +35,11 @@ QUESTIONS = (
 REPEATED_SHARE = 0.5
 """Share of the samples that must hold a word for it to count as known."""
 _MIN_REPEATED = 2
+_REFUSAL = re.compile(
+    r"\b(?:sorry|apologi[sz]e|as an ai|(?:can(?:no|')t|unable to|do(?:es)? not|don't) (?:have|find|know|provide|assist|help|recall))",
+    re.IGNORECASE,
+)
+"""A refusal is repeated too, and is no knowledge."""
 
 
 def elicit_rows(request: ForgetRequest, ask: Ask) -> list[Row]:
@@ -56,6 +62,7 @@ def find_consensus(question: str, samples: Sequence[str], leave_out: Sequence[st
 
     A word that only one sample holds was made up, or is the model's way of speaking.
     """
+    samples = [sample for sample in samples if not _REFUSAL.search(sample)]
     known = {*find_terms(normalise(question).text), *leave_out}
     bags = [set(find_terms(normalise(sample).text)) - known for sample in samples]
     counts = Counter(term for bag in bags for term in bag)

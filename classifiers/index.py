@@ -54,8 +54,12 @@ class NeighbourIndex:
 
     def add(self, vectors: Vectors, label: str) -> None:
         """Add the rows of one more forget request; inverted lists are not trained again."""
-        self._forget.add(np.ascontiguousarray(vectors, np.float32))
-        self.labels.extend([label] * len(vectors))
+        content = np.ascontiguousarray(vectors, np.float32)
+        if self.probes:  # Inverted lists keep their numbers: ours go on from the last one.
+            self._forget.add_with_ids(content, np.arange(len(self.labels), len(self.labels) + len(content)))
+        else:
+            self._forget.add(content)
+        self.labels.extend([label] * len(content))
 
     def remove(self, label: str) -> int:
         """Remove a forget request's rows; return how many there were."""
@@ -79,6 +83,8 @@ class NeighbourIndex:
 
     def find_neighbours(self, vector: Vectors, n: int) -> list[tuple[int, str, float]]:
         """Return (place, forget_id, cosine) of the n forget rows nearest to one vector."""
+        if not self._forget.ntotal:
+            return []
         similarity, places = self._forget.search(vector[None], min(n, self._forget.ntotal))
         return [
             (int(place), self.labels[place], float(cosine))
@@ -95,9 +101,13 @@ class NeighbourIndex:
         forget, retain = np.empty(len(vectors), np.float32), np.empty(len(vectors), np.float32)
         nearest = []
         for row in range(len(vectors)):
-            similarity, place = self._forget.search(vectors[row : row + 1], 1)
-            forget[row] = similarity[0, 0]
-            nearest.append(self.labels[place[0, 0]])
+            if self._forget.ntotal:
+                similarity, place = self._forget.search(vectors[row : row + 1], 1)
+                forget[row] = similarity[0, 0]
+                nearest.append(self.labels[place[0, 0]] if place[0, 0] >= 0 else "")
+            else:
+                forget[row] = -1.0
+                nearest.append("")
             retain[row] = self._retain.search(vectors[row : row + 1], 1)[0][0, 0]
         return forget, retain, nearest
 

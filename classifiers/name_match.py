@@ -21,6 +21,7 @@ class NameMatch:
         self.smallest_p = 0.0
         self._matcher = AliasMatcher(aliases)
         folded = [normalise(name).text for names in aliases.values() for name in names]
+        self.longest_name = max(map(len, folded), default=0)
         self._words = frozenset(word for name in folded for word in _WORD.findall(name))
 
     def score(self, texts: Sequence[str], *, max_windows: int | None = None) -> list[TextScore]:

@@ -95,6 +95,7 @@ class NameFinder:
                 for deleted in _delete(part, 2 if len(part) >= _LONG_PART else 1):
                     self._by_deletion[deleted].append(part)
         self._longest = max(map(len, self._by_part), default=0)
+        self.longest_name = max((len(name) for names in aliases.values() for name in names), default=0)
         self._initials = self._index_initials()
         self._resolve = lru_cache(maxsize=65_536)(self._resolve_word)
 

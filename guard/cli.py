@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -216,7 +217,7 @@ def screen(
 def _print_explanation(record: dict[str, Any]) -> None:
     """Print one verdict, the windows it rests on, and the nearest rows."""
     flag = "[red]flagged[/red]" if record["flagged"] else "[green]clean[/green]"
-    who = f" for {', '.join(record['forget_ids'])}" if record["flagged"] else ""
+    who = f" for {escape(', '.join(record['forget_ids']))}" if record["flagged"] else ""
     console.print(f"{flag}{who}: {_mark_spans(record['prompt'], record['spans'])}", highlight=False)
     console.print(
         f"  stage {record['stage']}, score {record['score']:.3f} (threshold {record['threshold']:.3f}), p-value "
@@ -224,7 +225,7 @@ def _print_explanation(record: dict[str, Any]) -> None:
         highlight=False,
     )
     for error in record["errors"]:
-        console.print(f"  [red]error[/red] {error}", highlight=False, markup=True)
+        console.print(f"  [red]error[/red] {escape(error)}", highlight=False)
     table = Table(box=None, pad_edge=False, padding=(0, 2))
     for column in ("window", "read as", "score", "signals"):
         table.add_column(column, overflow="fold")
@@ -462,8 +463,6 @@ def _read_seeds(text: str | None) -> list[int] | None:
 
 
 def _mark_spans(text: str, spans: Any) -> str:
-    from rich.markup import escape
-
     shown, cursor = "", 0
     for _, start, end in sorted(spans):
         if start >= cursor:

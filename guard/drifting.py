@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 import random
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
-
-import numpy as np
 
 _SLOPES = (-1.0, 0.0, 1.0)
 _JUMP = 0.01
+_MOST_SCORES = 50_000
 ALARM = math.log(100.0)
 """Log martingale of an alarm: under unchanged traffic it is ever reached with probability 1 %."""
 
@@ -24,7 +24,7 @@ class DriftMonitor:
 
     def __init__(self, scores: Sequence[float], *, seed: int = 0) -> None:
         """`scores` are those of the calibration rows as served, cleared ones included."""
-        self._scores = np.sort(np.asarray(scores, np.float64))
+        self._scores = sorted(float(score) for score in scores)
         self._random = random.Random(seed)
         self._capital = [1.0 / len(_SLOPES)] * len(_SLOPES)
         self.log_martingale = 0.0
@@ -38,6 +38,9 @@ class DriftMonitor:
     def update(self, score: float) -> float:
         """Take one served score; return the log martingale."""
         p_value = self.p_value(score)
+        # Ranked among all that came before, calibration and served: only then are the p-values independent.
+        if len(self._scores) < _MOST_SCORES:
+            insort(self._scores, score)
         total = sum(self._capital)
         shares = [(1 - _JUMP) * own + _JUMP * total / len(_SLOPES) for own in self._capital]
         grown = [share * (1 + slope * (p_value - 0.5)) for share, slope in zip(shares, _SLOPES, strict=True)]
@@ -50,6 +53,6 @@ class DriftMonitor:
 
     def p_value(self, score: float) -> float:
         """Return the smoothed p-value: ties, of which cleared texts make many, are broken at random."""
-        above = len(self._scores) - int(np.searchsorted(self._scores, score, side="right"))
-        ties = len(self._scores) - above - int(np.searchsorted(self._scores, score, side="left"))
+        above = len(self._scores) - bisect_right(self._scores, score)
+        ties = len(self._scores) - above - bisect_left(self._scores, score)
         return (above + self._random.random() * (ties + 1)) / (len(self._scores) + 1)

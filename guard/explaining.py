@@ -50,7 +50,7 @@ def _find_neighbours(guard: Guard, score: TextScore) -> list[dict[str, Any]]:
     """Return the rows nearest to the highest window, as text where the bundle keeps it."""
     if guard.bundle is None or not score.windows:
         return []
-    near = guard.classifier.find_neighbours(score.windows[0].text, 3)
+    near = guard.classifier.find_neighbours(score.windows[0].encoded, 3)
     file = guard.bundle.path / "examples.jsonl"
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
     found = []

@@ -18,6 +18,9 @@ class PromptClassifier(Protocol):
     smallest_p: float
     """The smallest p-value it can give."""
 
+    longest_name: int
+    """Characters of the longest name it knows: an output guard holds back more than that."""
+
     def score(self, texts: Sequence[str], *, max_windows: int | None = None) -> list[TextScore]:
         """Return one score per text of one request, of any length; other requests must not change a score.
 
@@ -62,5 +65,6 @@ class PromptClassifier(Protocol):
         ...
 
     def find_neighbours(self, text: str, n: int) -> list[tuple[int, str, float]]:
-        """Return (place in the forget rows, forget_id, cosine) of the rows nearest to a text, none without an index."""
+        """Return (place in the forget rows, forget_id, cosine) of the rows nearest to a window's encoded
+        text, none without an index."""
         ...

@@ -6,7 +6,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,7 @@ def _read_record(path: Path, number: int, record: object) -> Recorded:
         if isinstance(body.get(name), Mapping):
             body = body[name]
     item: Item | None = None
-    if isinstance(body.get("messages"), list):
+    if isinstance(body.get("messages"), list) and body["messages"]:
         item = body["messages"]
     else:
         for name in ("prompt", "question", "input", "text"):
@@ -134,7 +134,19 @@ def _read_record(path: Path, number: int, record: object) -> Recorded:
     if item is None:
         raise RowError(path, number, "no request", allowed="prompt, question, input or messages, also inside body")
     answer = record.get("answer") or record.get("response") or ""
-    return Recorded(item, answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False))
+    return Recorded(item, answer if isinstance(answer, str) else "\n".join(_find_strings(answer)))
+
+
+def _find_strings(value: object) -> Iterator[str]:
+    """Yield every string inside plain JSON."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for entry in value.values():
+            yield from _find_strings(entry)
+    elif isinstance(value, list):
+        for entry in value:
+            yield from _find_strings(entry)
 
 
 def _show(item: Item, fired: tuple[int, int, int] | None) -> str:

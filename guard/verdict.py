@@ -29,6 +29,8 @@ class Window:
     signals: Mapping[str, float]
     text: str
     """As it was judged: folded, decoded."""
+    encoded: str = ""
+    """As the encoder read it, without names."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from unlearn_guard.guard.verdict import Verdict
 
 HELD_CHARACTERS = 96
 """Longer than a name, or than the words in order that make a verbatim run."""
+_SLACK_CHARACTERS = 16
 _STEP_CHARACTERS = 48
 _LOOK_BACK_CHARACTERS = 600
 _LOOK_BACK_WORDS = 4
@@ -54,23 +55,40 @@ class AnswerWatch:
             return None
         # A fact may be told over several sentences to who asked for it; anything else is a matter of one window.
         start = 0 if self._armed else _find_sentence(text, max(0, self._judged - _LOOK_BACK_CHARACTERS))
-        verdict = self._guard.judge_answer(self._given, text[start:], self._verdict)
+        # The last word may go on: "Bo Lin" is not yet "Bo Linder".
+        end = len(text) if finished else max(text.rfind(" "), text.rfind("\n")) + 1
+        verdict = self._judge(text[start:end])
         self._judged = len(text)
         if verdict.flagged or verdict.errors:
-            first = min((begin for _, begin, _ in verdict.spans), default=None)
-            # Without a span, the evidence lies in what was not yet judged harmless.
-            self.safe = max(self.safe, 0 if first is None else _find_sentence(text, start + first))
             self.hit = verdict
+            self.safe = max(self.safe, self._find_cut(text, start, verdict))
             return verdict
         if finished:
             self.safe = len(text)
         elif self._armed:
-            self.safe = max(self.safe, _find_border(text))
+            self.safe = max(self.safe, _find_border(text[:end]))
         else:
-            self.safe = max(self.safe, len(text) - HELD_CHARACTERS)
-            if self.safe > self._plain + HELD_CHARACTERS:
+            held = max(HELD_CHARACTERS, self._guard.classifier.longest_name + _SLACK_CHARACTERS)
+            self.safe = max(self.safe, min(end, len(text) - held))
+            if self.safe > self._plain + held:
                 self._plain, self._tainted = self.safe, False
         return None
+
+    def _judge(self, text: str) -> Verdict:
+        try:
+            return self._guard.judge_answer(self._given, text, self._verdict)
+        except Exception as error:  # The policy says what an answer that cannot be judged is worth.
+            blocks = self._guard.policy.on_error == "block"
+            return Verdict(blocks, (), 0.0, 1.0, "error", (), (f"{type(error).__name__}: {error}",) if blocks else ())
+
+    def _find_cut(self, text: str, start: int, verdict: Verdict) -> int:
+        """Return where a hit's answer ends: before the sentence of its first span, if what comes before is harmless."""
+        first = min((begin for _, begin, _ in verdict.spans), default=None)
+        if first is None:  # The evidence lies in what was not yet judged harmless.
+            return 0
+        cut = _find_sentence(text, start + first)
+        before = text[start:cut]
+        return cut if not before.strip() or not self._judge(before).flagged else 0
 
     def _passes(self, text: str, *, finished: bool) -> bool:
         """Return whether all that is new is plain words, which may leave unjudged."""

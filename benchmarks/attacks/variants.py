@@ -217,7 +217,10 @@ def make_harmless(
     shared: list[str] = []
     for number, name in enumerate(names):
         first = name.split()[0]
-        other = templates.OTHER_FAMILY_NAMES[number % len(templates.OTHER_FAMILY_NAMES)]
+        if len(name.split()) < 2:
+            continue
+        free = [other for other in templates.OTHER_FAMILY_NAMES if other not in name]
+        other = free[number % len(free)]
         shared += [form.format(first=first, other=other) for form in _half(templates.SHARED_GIVEN_NAME, part)]
     shared += [form.format(place=place) for place in places for form in _half(templates.SHARED_PLACE, part)]
     shared += [
@@ -242,7 +245,7 @@ def _lower_first(text: str, item: Item) -> str:
 
 
 def _typos(text: str, rng: random.Random) -> str:
-    """Swap neighbouring letters at 6 % of places."""
+    """Swap neighbouring letters at 6 % of places, and at one at least."""
     letters = list(text)
     place = 0
     while place + 1 < len(letters):
@@ -250,6 +253,10 @@ def _typos(text: str, rng: random.Random) -> str:
             letters[place], letters[place + 1] = letters[place + 1], letters[place]
             place += 1
         place += 1
+    if letters == list(text):
+        pairs = [place for place in range(len(text) - 1) if text[place : place + 2].isalpha()]
+        place = rng.choice([place for place in pairs if text[place] != text[place + 1]] or [0])
+        letters[place : place + 2] = reversed(letters[place : place + 2])
     return "".join(letters)
 
 

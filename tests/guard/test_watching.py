@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -157,6 +159,14 @@ def test_name_is_found_however_it_is_cut(before: list[str], sizes: list[int]) ->
     assert watch.hit is not None
     assert watch.hit.forget_ids == ("p1",)
     assert max(safe) <= text.index(NAME)
+
+
+@pytest.mark.parametrize("padding", range(0, 60, 3))
+def test_name_with_a_full_stop_is_found_across_the_places_of_judging(padding: int) -> None:
+    text = "x" * padding + " rain fell on the harbour, as it does. Then came T. Lunde with the rope and the herring."
+    watch = AnswerWatch(name_guard("T. Lunde"), ["Who came?"], CLEAN)
+    assert max(stream(watch, text)) <= text.index("T. Lunde")
+    assert watch.hit is not None
 
 
 def test_plain_words_leave_as_they_come() -> None:
@@ -316,6 +326,20 @@ def test_fact_before_the_name_does_not_leave(streams: bool) -> None:
     watch.update(text, finished=True)
     assert watch.hit is not None
     assert not guard.judge_answer(["Hello?"], text[: watch.safe], ASKED).flagged
+
+
+@pytest.mark.xfail(strict=True, reason="a name's span moves the end behind a fact that was told before it")
+def test_fact_before_the_name_does_not_leave_a_fitted_guard(bundle: Path, world: Any) -> None:
+    guard = Guard.load(bundle)
+    items = world.sets["forget.given"]
+    asked = next(item for item in items if not item.named)
+    verdict = guard.screen([asked.question])[0]
+    for item in items:
+        if item.subject == asked.subject and item.named:
+            text = f"The answer is {item.key}, of course. That is what {item.name} told us."
+            watch = AnswerWatch(guard, [asked.question], verdict, streams=False)
+            assert watch.update(text, finished=True) is not None
+            assert item.key not in text[: watch.safe]
 
 
 @pytest.mark.xfail(strict=True, reason="a document's title may be longer than the 96 characters that are held back")
