@@ -195,7 +195,9 @@ _PROFESSION_OF = {word: profession for profession, words in _WORKS.items() for w
 _ASKING = frozenset("being did do does has have how is that was were what when where which who whose why".split())
 # A description belongs to a name only where it stands in apposition to it: "the Danish botanist NAME",
 # "NAME, the plumber from Ohio", "NAME (footballer)", "NAME the mayor", "NAME, a 17th-century …".
-_BEFORE = re.compile(r"(?:.*\b(?:the|a|an|famous|former|late|our|my)\s+)((?:[\w'-]+\s+){1,5})$")
+_ARTICLES = frozenset("the a an famous former late our my".split())
+_DESCRIPTION_WORDS = 5
+_BEFORE_CHARACTERS = 120
 _AFTER = re.compile(
     r"^\s*(?:[,(–-]\s*(?:the|a|an|who is a|who was a|is a|was a)?\s*|(?:the|a|an)\s+)((?:[\w'-]+\s*){1,6})"
 )
@@ -209,8 +211,12 @@ def find_country(word: str) -> str:
 def describes(before: str, after: str) -> frozenset[str]:
     """Return the descriptions in apposition to a name, from the folded text before and after it."""
     pieces = []
-    if (match := _BEFORE.search(before)) and _is_description(match.group(1).split()[-1]):
-        pieces.append(match.group(1))
+    words = before[-_BEFORE_CHARACTERS:].split() if before[-1:].isspace() else []
+    tail = words[-_DESCRIPTION_WORDS - 1 :]
+    # From the last article on: "my neighbour is the plumber NAME" describes by "plumber".
+    opens = max((place for place, word in enumerate(tail) if word in _ARTICLES), default=-1)
+    if 0 <= opens < len(tail) - 1 and _is_description(tail[-1]):
+        pieces.append(" ".join(tail[opens + 1 :]))
     if match := _AFTER.search(after):
         pieces.append(match.group(1))
     return frozenset(word for piece in pieces if not _ASKING & set(piece.split()) for word in find_descriptions(piece))
