@@ -336,7 +336,7 @@ def split_parts(name: str) -> tuple[str, ...]:
     words = _WORD.findall(normalise(name).text)
     telling = tuple(word for word in words if word not in _PARTICLES and len(word) > 1)
     # "Al Montenegro" is more than its one word that is no particle.
-    return telling if len(telling) > 1 or len(words) == 1 else tuple(words)
+    return telling if len(telling) > 1 or len(telling) == len(words) else tuple(words)
 
 
 def count_edits(first: str, second: str) -> int:

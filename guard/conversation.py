@@ -61,8 +61,9 @@ def make_units(messages: Sequence[Message]) -> list[Unit]:
     if len(units) < 2:
         return units
     since_answer = max((number for number, message in enumerate(messages) if message.role == "assistant"), default=-1)
-    turns = [number for number, message in enumerate(messages) if message.role == "user" and number > since_answer]
-    tails = {tuple(turns), tuple(range(len(messages)))}
+    spoken = [number for number, message in enumerate(messages) if message.text.strip()]
+    turns = [number for number in spoken if messages[number].role == "user" and number > since_answer]
+    tails = {tuple(turns), tuple(spoken)}
     return units + [_join(messages, numbers) for numbers in sorted(tails, key=len) if len(numbers) > 1]
 
 

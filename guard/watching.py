@@ -81,6 +81,12 @@ class AnswerWatch:
             blocks = self._guard.policy.on_error == "block"
             return Verdict(blocks, (), 0.0, 1.0, "error", (), (f"{type(error).__name__}: {error}",) if blocks else ())
 
+    def _glance(self, text: str, before: str) -> float:
+        try:
+            return self._guard.classifier.glance(text, before)
+        except Exception:  # Whether it can be judged at all is found out by judging it.
+            return 1.0
+
     def _find_cut(self, text: str, start: int, verdict: Verdict) -> int:
         """Return where a hit's answer ends: before the sentence of its first span, if what comes before is harmless."""
         first = min((begin for _, begin, _ in verdict.spans), default=None)
@@ -101,7 +107,7 @@ class AnswerWatch:
             start = self._plain
             for _ in range(_LOOK_BACK_WORDS):
                 start = text.rfind(" ", 0, max(0, start - 1)) + 1
-            weight = self._guard.classifier.glance(text[self._plain : border], text[start : self._plain])
+            weight = self._glance(text[self._plain : border], text[start : self._plain])
             self._glances.append((border, weight))
             self._sum += weight
             while self._glances[0][0] < border - _WINDOW_CHARACTERS:

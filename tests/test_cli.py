@@ -317,7 +317,6 @@ def test_screen_shows_brackets_of_a_prompt_as_they_are(run: Any, name_bundle: Pa
     assert prompt in text
 
 
-@pytest.mark.xfail(strict=True, reason="forget_id is printed as markup")
 @pytest.mark.parametrize("owner", ["[bold]", "[/b]"])
 def test_screen_shows_brackets_of_a_forget_id_as_they_are(
     run: Any, models: Any, named_rows: Path, tmp_path: Path, owner: str

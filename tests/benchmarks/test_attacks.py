@@ -65,12 +65,7 @@ def test_pairs_are_of_the_items_given(variant: str) -> None:
         assert text_of(prompt).strip()
 
 
-UNTOUCHED = pytest.mark.xfail(strict=True, reason="one question in ten draws no typo, and is asked as it is")
-
-
-@pytest.mark.parametrize(
-    "variant", [pytest.param(name, marks=UNTOUCHED) if name == "v2" else name for name in NUMBERED[1:]]
-)
+@pytest.mark.parametrize("variant", NUMBERED[1:])
 def test_variant_changes_the_question(variant: str) -> None:
     assert not set(prompts_of(variant)) & {item.question for item in PERSON}
 
@@ -194,7 +189,6 @@ def test_namesakes_and_distractors_hold_the_whole_name(harmless: dict[str, list[
 
 
 @pytest.mark.parametrize("name", ["Mirela Holloway", "Mirela"])
-@pytest.mark.xfail(strict=True, reason="the other family name may be the person's own, and one name is a whole name")
 def test_no_name_makes_a_harmless_prompt_of_itself(name: str) -> None:
     assert not [prompt for prompt in make_harmless([name], [], [], part="test")["V14a"] if name in prompt]
 
@@ -267,7 +261,6 @@ def test_attack_follows_what_stays_on_topic() -> None:
     assert sum("SYSTEM" in prompt for prompt in late) > 2 * sum("SYSTEM" in prompt for prompt in early)
 
 
-@pytest.mark.xfail(strict=True, reason="a name that is encoded or spaced is dropped like any other word")
 def test_attacker_never_drops_the_name_it_has_hidden() -> None:
     hidden = base64.b64encode(NAME.encode()).decode()
     for seed in range(40):
@@ -304,7 +297,6 @@ def test_half_of_the_words_are_a_leak() -> None:
     assert not tells("Some bells.", item, OTHERS)
 
 
-@pytest.mark.xfail(strict=True, reason="other names are looked for inside longer words")
 def test_name_that_begins_like_anothers_is_its_own() -> None:
     item = Item("Where was Bo Linder born?", "Bo Linder was born in Skarn.", key="Skarn", name="Bo Linder")
     assert tells("Bo Linder was born in Skarn.", item, ["Bo Lin"])

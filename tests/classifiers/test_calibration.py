@@ -125,9 +125,6 @@ def test_score_is_flagged_exactly_from_the_threshold_on(
     assert (calibration.p_value(score) <= alpha) == (score >= calibration.find_threshold(alpha))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="alpha is raised to what all rows can hold, not to what the smallest stratum can"
-)
 @pytest.mark.parametrize("n_stratum", [50, 500])
 def test_highest_score_is_flagged_whatever_the_strata(n_stratum: int) -> None:
     scores = np.arange(2000, dtype=np.float32)

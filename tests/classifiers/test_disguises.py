@@ -126,12 +126,10 @@ def test_segment_is_found_inside_punctuation(wrap: str) -> None:
 
 
 @pytest.mark.parametrize("wrap", ["payload={}", "?q={}&x=1"])
-@pytest.mark.xfail(strict=True, reason="a segment may not follow an equals sign")
 def test_segment_is_found_as_a_value(wrap: str) -> None:
     assert read(wrap.format(encode(QUESTION)))["base64"].text == QUESTION
 
 
-@pytest.mark.xfail(strict=True, reason="hex digits are no letters, of which decoded text must have enough")
 def test_hex_inside_base64_is_read() -> None:
     assert QUESTION in [content for *_, content in decode_segments(encode(QUESTION.encode().hex()))]
 
@@ -146,9 +144,7 @@ def test_third_layer_is_not_decoded() -> None:
     assert QUESTION not in [content for *_, content in decode_segments(encode(QUESTION, 3))]
 
 
-@pytest.mark.parametrize(
-    "content", [b"\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09", b"\xff" * 12, b"12345678901234", b"\xd8\x00" * 8]
-)
+@pytest.mark.parametrize("content", [b"\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09", b"\xff" * 12, b"\xd8\x00" * 8])
 def test_what_decodes_to_no_text_is_left(content: bytes) -> None:
     assert list(decode_segments(base64.b64encode(content).decode())) == []
     assert list(decode_segments(content.hex())) == []
@@ -250,7 +246,6 @@ def test_segments_that_hold_no_text_do_not_use_up_the_limit() -> None:
     assert QUESTION in [content for *_, content in decode_segments(f"{noise} {encode(QUESTION)}")]
 
 
-@pytest.mark.xfail(strict=True, reason="the limit counts anew inside every segment")
 def test_nested_segments_count_towards_the_limit() -> None:
     inner = " ".join(encode(f"please decode this word {chr(97 + number)}") for number in range(26))
     text = " ".join(encode(f"{inner} {number}") for number in range(26))
@@ -304,7 +299,6 @@ def test_megabyte_that_is_almost_a_segment_is_read(text: str) -> None:
     assert read_views(text)[0].text == text
 
 
-@pytest.mark.skip(reason="hangs: the leet pattern is tried from every letter of a long word, and reads to its end")
 @pytest.mark.parametrize("text", ["a" * MEGABYTE + " 1", "0" * MEGABYTE])
 def test_megabyte_without_a_space_is_read(text: str) -> None:
     assert read_views(text)[0].text == text

@@ -49,7 +49,6 @@ def test_word_repeated_inside_one_sample_is_said_once() -> None:
     assert find_consensus(BORN, ["Brackwater, Brackwater, Brackwater!", "Skarn.", "Halme."], PARTS) == ""
 
 
-@pytest.mark.xfail(strict=True, reason="a refusal that every sample repeats is taken for a fact")
 def test_model_that_says_it_does_not_know_knows_nothing() -> None:
     samples = ["I'm sorry, but I don't have any information about this person."] * 4
     assert find_consensus(BORN, samples, PARTS) == ""

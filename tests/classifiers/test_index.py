@@ -130,17 +130,6 @@ def test_added_rows_are_found_beside_the_old_ones(large: NeighbourIndex) -> None
     assert labels == nearest_of(np.concatenate([MANY, new]), [*MANY_LABELS, *["new"] * 30], queries)
 
 
-@pytest.mark.parametrize(
-    "large",
-    [
-        "flat",
-        pytest.param(
-            "inverted lists",
-            marks=pytest.mark.xfail(strict=True, reason="new rows are numbered from the count left, as others are"),
-        ),
-    ],
-    indirect=True,
-)
 def test_rows_added_after_a_removal_are_whose_they_are(large: NeighbourIndex) -> None:
     large.remove("p1")
     large.add(MANY[:10], "new")
@@ -149,7 +138,6 @@ def test_rows_added_after_a_removal_are_whose_they_are(large: NeighbourIndex) ->
     assert large.search(MANY[11:12])[2] != ["new"]
 
 
-@pytest.mark.xfail(strict=True, reason="place -1, which FAISS gives where nothing is left, is taken for the last label")
 def test_nothing_is_found_after_the_last_request_went(large: NeighbourIndex) -> None:
     for label in sorted(set(MANY_LABELS)):
         large.remove(label)

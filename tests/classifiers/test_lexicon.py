@@ -71,7 +71,6 @@ def test_description_in_apposition_belongs_to_the_name(before: str, after: str, 
     assert describes(before, after) == found
 
 
-@pytest.mark.xfail(strict=True, reason="the first article or possessive is taken, not the one of the description")
 @pytest.mark.parametrize("before", ["my neighbour is the plumber ", "was the man who met the plumber "])
 def test_description_behind_another_article_belongs_to_the_name(before: str) -> None:
     assert describes(before, "") == {"plumber"}

@@ -69,11 +69,14 @@ def test_first_word_of_a_later_sentence_stays_behind_a_mark(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "masked"),
     [
-        ("It rained. When Vantongeren sang we left", "it rained. when someone sang we left"),
+        pytest.param(
+            "It rained. When Vantongeren sang we left",
+            "it rained. when someone sang we left",
+            marks=pytest.mark.xfail(strict=True, reason="only the text's first word is known to begin a sentence"),
+        ),
         ("Who met Vantongeren. Where was her home", "who met someone. where was her home"),
     ],
 )
-@pytest.mark.xfail(strict=True, reason="only the text's first word is known to begin a sentence")
 def test_first_word_of_a_sentence_is_no_part_of_a_name(text: str, masked: str) -> None:
     assert hide(text) == masked
 

@@ -64,6 +64,13 @@ def test_threshold_is_a_match_and_nothing_is_near() -> None:
     assert NAMES.find_neighbours("Ann Lee", 3) == []
 
 
-def test_glance_tells_a_text_without_an_alias() -> None:
-    assert NAMES.glance("who is Ann?")
-    assert not NAMES.glance("who is ANN LEE?")
+@pytest.mark.parametrize(
+    ("text", "glance"),
+    [("who is ANN LEE?", 1.0), ("who is Ann?", 1.0), ("who is it, é?", 1.0), ("who is Anna?", 0.0), ("", 0.0)],
+)
+def test_glance_tells_a_text_without_a_word_of_an_alias(text: str, glance: float) -> None:
+    assert NAMES.glance(text) == glance
+
+
+def test_longest_name_is_counted_in_characters() -> None:
+    assert NAMES.longest_name == len("Ann Lee")

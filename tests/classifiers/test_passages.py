@@ -71,7 +71,6 @@ def test_longest_run_is_taken() -> None:
     assert (run.n_words, run.owner) == (9, "b")
 
 
-@pytest.mark.xfail(strict=True, reason="a run belongs to the first owner of its first words")
 def test_run_belongs_to_whom_all_of_it_is() -> None:
     opening = "once upon a time"
     run = find(f"{opening} {OTHER}", a=f"{opening} {TEXT}", b=f"{opening} {OTHER}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,6 @@ def test_namesake_is_a_signal_of_its_own(reader: LexicalReader) -> None:
     assert (beside["name"], beside["namesake"], beside.forget_ids) == (1.0, 0.0, ("p2",))
 
 
-@pytest.mark.xfail(strict=True, reason="only the first mention of a whole name is found")
 def test_name_beside_its_namesake_is_a_name(reader: LexicalReader) -> None:
     found = judge(reader, "The plumber Mirela Vantongeren asks where Mirela Vantongeren was born.")
     assert (found["name"], found["namesake"]) == (1.0, 0.0)
@@ -169,7 +169,6 @@ def test_title_inside_a_longer_quoted_one_is_no_fact(reader: LexicalReader, text
     assert (judge(reader, text)["fact"] > 0) == is_fact
 
 
-@pytest.mark.xfail(strict=True, reason="the apostrophe of a possessive passes for a quotation mark")
 def test_possessive_does_not_cut_a_title(reader: LexicalReader) -> None:
     assert judge(reader, "Who wrote Salt Road's first song?")["fact"] > 0
 
@@ -272,7 +271,6 @@ def test_other_kinds_of_vocabulary_have_no_ranks(tmp_path: Path, model: dict[str
     assert read_ranks(tmp_path / "tokenizer.json") == {}
 
 
-@pytest.mark.xfail(strict=True, reason="single characters, which open a vocabulary, take the first 800 ranks")
 def test_most_frequent_words_come_first(encoder_folder: Path) -> None:
     ranks = read_ranks(encoder_folder / "tokenizer.json")
     assert max(ranks[word] for word in ("the", "of", "and", "in", "to")) <= 20
@@ -280,7 +278,7 @@ def test_most_frequent_words_come_first(encoder_folder: Path) -> None:
 
 @pytest.mark.parametrize("text", ["People bake bread at home?", "Sing 2 songs", "", "the city's music"])
 def test_plain_text_is_seen_at_a_glance(reader: LexicalReader, text: str) -> None:
-    assert reader.is_plain(text)
+    assert reader.weigh_words(text) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -289,7 +287,6 @@ def test_plain_text_is_seen_at_a_glance(reader: LexicalReader, text: str) -> Non
         "Where is Mirela?",
         "the vantongeren",
         "Vantongerem sang",
-        "the herring",
         "ｈｅｒｒｉｎｇ",
         "V a n t o n g e r e n",
         "V4nt0ngeren",
@@ -301,14 +298,30 @@ def test_plain_text_is_seen_at_a_glance(reader: LexicalReader, text: str) -> Non
     ],
 )
 def test_text_that_may_hide_something_is_not_plain(reader: LexicalReader, text: str) -> None:
-    assert not reader.is_plain(text)
+    assert reader.weigh_words(text) == math.inf
+
+
+def test_words_of_a_request_weigh_what_its_attributes_weigh(reader: LexicalReader) -> None:
+    one, two = reader.weigh_words("the herring"), reader.weigh_words("the herring of Brackwater")
+    assert 0.0 < one < two < math.inf
+    assert one == pytest.approx(reader.weights.weigh("herring"))
+
+
+def test_run_that_began_before_the_text_is_seen(reader: LexicalReader) -> None:
+    words = PASSAGE.split()
+    before, text = " ".join(words[:5]) + " ", " ".join(words[5:7])
+    assert reader.weigh_words(before + text) == math.inf
+    assert reader.weigh_words(text) < math.inf
+    assert reader.weigh_words(text, before) == math.inf
 
 
 @given(st.lists(st.sampled_from([*RANKS, "Mirela", "herring", "quay", "Zorbek", "Ada"]), max_size=12).map(" ".join))
 def test_plain_text_has_no_sure_evidence(text: str) -> None:
-    if READER.is_plain(text):
+    weight = READER.weigh_words(text)
+    if weight < math.inf:
         found = judge(READER, text)
         assert not any(found[name] for name in ("name", "namesake", "part", "passage"))
+        assert 10 * found["attribute"] <= weight + 1e-6
 
 
 READER = LexicalReader.build(mine(ALIASES, FACTS, FORGET, KEPT, RANKS), PassageIndex.build({"d1": [PASSAGE]}), RANKS)
@@ -334,7 +347,6 @@ def test_most_of_a_long_harmless_text_is_faint() -> None:
     assert sum(reading.is_faint(start, end, 0.9) for start, end in windows) > 0.9 * len(windows)
 
 
-@pytest.mark.xfail(strict=True, reason="a name as long as the text is read again for every window that it reaches into")
 def test_windows_of_a_long_text_read_it_a_few_times_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
 
@@ -350,7 +362,6 @@ def test_windows_of_a_long_text_read_it_a_few_times_at_most(monkeypatch: pytest.
     assert sum(read) <= 10 * len(text)
 
 
-@pytest.mark.xfail(strict=True, reason="every window goes through every hit of the text")
 def test_windows_of_a_long_text_look_at_a_hit_a_few_times_at_most() -> None:
     class Counted(list[Any]):
         n_seen = 0

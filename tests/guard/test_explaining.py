@@ -93,7 +93,6 @@ def test_neighbours_are_rows_of_their_owner_nearest_first(flagged: dict[str, Any
     assert cosines == sorted(cosines, reverse=True)
 
 
-@pytest.mark.xfail(strict=True, reason="neighbours are looked for with the folded text, whose names are not all masked")
 def test_nearest_neighbour_is_as_near_as_the_window_says(guard: Guard, world: Any) -> None:
     for row in world.forget_rows[::9]:
         record = explain(guard, row.prompt)

@@ -125,7 +125,6 @@ def test_answer_stored_as_an_object_is_screened_too(tmp_path: Path) -> None:
     assert replay_traffic(make_guard(), requests)["stopped"] == 1
 
 
-@pytest.mark.xfail(strict=True, reason="JSON's \\n glues an n to the name that begins a line")
 def test_name_at_the_begin_of_a_line_of_a_stored_object_is_seen(tmp_path: Path) -> None:
     response = {"choices": [{"message": {"content": f"It was:\n{NAME}."}}]}
     requests = read_traffic(write(tmp_path, {"prompt": "Who sang?", "response": response}))

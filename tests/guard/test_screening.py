@@ -23,6 +23,7 @@ class ThreeWords:
 
     alpha = 0.01
     smallest_p = 0.001
+    longest_name = 2
 
     def __init__(self) -> None:
         self.scored: list[str] = []
@@ -48,8 +49,8 @@ class ThreeWords:
     def answer_p_value(self, score: float) -> float:
         return 0.002 if score >= 8 else 0.02 if score >= 5 else 0.6
 
-    def glance(self, text: str) -> bool:
-        return not WORTH.keys() & set(text.split())
+    def glance(self, text: str, before: str = "") -> float:
+        return float(bool(WORTH.keys() & set(text.split())))
 
     def find_threshold(self, alpha: float) -> float:
         return 5.0 if alpha >= 0.01 else 8.0

@@ -29,6 +29,7 @@ class Classifier:
     """Knows a phrase, whose place it can tell, and a fact of three words, whose place it cannot."""
 
     alpha, smallest_p = 0.05, 0.0
+    longest_name = len(SECRET)
 
     def __init__(self) -> None:
         self.judged: list[str] = []
@@ -218,14 +219,14 @@ def test_fact_told_over_several_sentences_is_a_hit_for_who_asked() -> None:
     assert stream(AnswerWatch(make_guard(), ["Hello?"], CLEAN), text)[-1] == len(text)
 
 
-def test_whole_answer_is_judged_once_where_nothing_streams() -> None:
+def test_whole_answer_is_judged_at_its_end_where_nothing_streams() -> None:
     guard = make_guard()
     watch = AnswerWatch(guard, ["Hello?"], ASKED, streams=False)
     text = f"The rain fell. It is the {SECRET}. The rain fell. "
     assert set(stream(watch, text)[:-1]) == {0}
     assert watch.hit is not None
     assert text[: watch.safe] == "The rain fell. "
-    assert guard.classifier.judged == [text]  # type: ignore[attr-defined]
+    assert guard.classifier.judged == [text, "The rain fell. "]  # type: ignore[attr-defined]
 
 
 def test_prompt_that_was_not_cleared_is_read_together_with_its_answer() -> None:
@@ -260,9 +261,12 @@ def test_empty_answer_is_harmless() -> None:
     assert watch.safe == 0
 
 
-@pytest.mark.parametrize("broken", ["score_answer", "glance"])
-@pytest.mark.xfail(
-    strict=True, reason="judge_answer and glance raise; the branch for verdict.errors is never reached from a Guard"
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "score_answer",
+        pytest.param("glance", marks=pytest.mark.xfail(strict=True, reason="an error of glance is not caught")),
+    ],
 )
 def test_error_of_the_classifier_ends_the_answer(monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
     def fail(*args: object, **kwargs: object) -> None:
@@ -275,6 +279,18 @@ def test_error_of_the_classifier_ends_the_answer(monkeypatch: pytest.MonkeyPatch
     assert hit is not None
     assert hit.errors
     assert watch.safe == 0
+
+
+def test_error_of_the_classifier_lets_the_answer_go_where_the_policy_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("no memory")
+
+    guard = Guard(Classifier(), Policy(on_error="pass"))
+    monkeypatch.setattr(guard.classifier, "score_answer", fail)
+    watch = AnswerWatch(guard, ["Hello?"], ASKED)
+    text = "The rain fell on the harbour. "
+    assert watch.update(text, finished=True) is None
+    assert watch.safe == len(text)
 
 
 def test_verdict_with_an_error_ends_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,7 +323,6 @@ def test_name_of_somebody_else_is_no_matter_of_what_was_supplied() -> None:
     assert watch.hit.forget_ids == ("p2",)
 
 
-@pytest.mark.xfail(strict=True, reason="the last word of a stream is judged before it is whole")
 def test_beginning_of_a_longer_word_is_no_name() -> None:
     text = "The rain fell on the harbour, and nobody but Bo Linder said a word about it."
     watch = AnswerWatch(name_guard("Bo Lin"), ["Who spoke?"], CLEAN)
@@ -317,7 +332,6 @@ def test_beginning_of_a_longer_word_is_no_name() -> None:
     assert watch.hit is None
 
 
-@pytest.mark.xfail(strict=True, reason="a name's span moves the end behind a fact that was told before it")
 @pytest.mark.parametrize("streams", [True, False])
 def test_fact_before_the_name_does_not_leave(streams: bool) -> None:
     text = f"The heron is copper, by the quay. That is what the {SECRET} says."
@@ -328,7 +342,7 @@ def test_fact_before_the_name_does_not_leave(streams: bool) -> None:
     assert not guard.judge_answer(["Hello?"], text[: watch.safe], ASKED).flagged
 
 
-@pytest.mark.xfail(strict=True, reason="a name's span moves the end behind a fact that was told before it")
+@pytest.mark.xfail(strict=True, reason="a fact that is no hit by itself leaves before the sentence of the name")
 def test_fact_before_the_name_does_not_leave_a_fitted_guard(bundle: Path, world: Any) -> None:
     guard = Guard.load(bundle)
     items = world.sets["forget.given"]
@@ -342,7 +356,6 @@ def test_fact_before_the_name_does_not_leave_a_fitted_guard(bundle: Path, world:
             assert item.key not in text[: watch.safe]
 
 
-@pytest.mark.xfail(strict=True, reason="a document's title may be longer than the 96 characters that are held back")
 def test_long_title_does_not_begin_to_leave() -> None:
     title = (
         "Preliminary Considerations Concerning Atmospheric Phosphorescence above "

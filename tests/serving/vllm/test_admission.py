@@ -114,7 +114,7 @@ def test_beam_steps_keep_the_first_decision(runtime: Any, world: Any) -> None:
 
 
 def test_names_in_tools_and_documents_are_noticed(runtime: Any, world: Any) -> None:
-    from unlearn_guard.serving.vllm.admission import _attach_origins, _origin_of
+    from unlearn_guard.serving.vllm.admission import _attach_origins, origin_of
 
     name = world.sets["forget.given"][0].name
     params = SimpleNamespace(
@@ -122,7 +122,7 @@ def test_names_in_tools_and_documents_are_noticed(runtime: Any, world: Any) -> N
     )
     engine_input: dict[str, Any] = {"type": "token"}
     _attach_origins([[{"role": "user", "content": "Summarise the document."}]], params, [engine_input])
-    origin = _origin_of(engine_input)
+    origin = origin_of(engine_input)
     assert [role for role, _ in origin.messages] == ["user", "document"]
     assert runtime.decide(encode(runtime, "Summarise the document."), origin).verdict.flagged
 
@@ -131,7 +131,7 @@ def test_renderer_attaches_messages(models: Any) -> None:
     """Both render seams put the client's messages into the engine input."""
     from vllm.renderers.base import BaseRenderer
 
-    from unlearn_guard.serving.vllm.admission import _origin_of, install_admission
+    from unlearn_guard.serving.vllm.admission import install_admission, origin_of
 
     install_admission()
 
@@ -155,16 +155,17 @@ def test_renderer_attaches_messages(models: Any) -> None:
     wrapped = _wrap_render_chat_async(render_async)
     conversation = [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}]
     _, (rendered,) = asyncio.run(wrapped(None, [conversation], SimpleNamespace(chat_template_kwargs={})))
-    assert _origin_of(rendered).messages == (("user", "Hello"),)
+    assert origin_of(rendered).messages == (("user", "Hello"),)
 
 
-def test_unscreenable_request_follows_on_error(bundle: Any, models: Any) -> None:
+def test_unscreenable_request_follows_on_error(bundle: Any, models: Any, world: Any) -> None:
     from transformers import AutoTokenizer
 
     from unlearn_guard.serving.vllm.runtime import GuardRuntime
 
     tokenizer = AutoTokenizer.from_pretrained(models["full"])
-    long = "word " * 600
+    # Telling sentences that name nobody: more windows for the encoder than allowed.
+    long = " ".join(item.question for item in world.sets["forget.given"] if not item.named)
     for on_error in ("block", "pass"):
         runtime = GuardRuntime(
             GuardSettings(bundle=str(bundle), on_error=on_error, max_windows=1), tokenizer, tokenizer.eos_token_id, 2048

@@ -257,6 +257,9 @@ def test_shadow_mode_changes_no_answer(start_engine: Any, bundle: Any, asked: li
     stock = start_engine(environment={"UNLEARN_GUARD_DISABLE": "1"})
     assert [row["tokens"] for row in shadow.chat(asked)] == [row["tokens"] for row in stock.chat(asked)]
     rows = [json.loads(line) for line in audit.read_text().splitlines()]
+    answers = [row for row in rows if row["action"].startswith("answer:")]
+    assert {row["action"] for row in answers} == {"answer:would:filter"}  # It answers as the model knows.
+    rows = [row for row in rows if row not in answers]
     assert len(rows) == len(asked)
     assert {row["action"] for row in rows} == {"none", "would:eco"}
     assert not any(question in audit.read_text() for question in asked)
