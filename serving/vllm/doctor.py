@@ -52,7 +52,8 @@ def examine(
         report("start stock engine")
         stock = stack.enter_context(EngineSession(model, base, {**in_process, "UNLEARN_GUARD_DISABLE": "1"}))
         report("start guarded engine")
-        section = {"unlearn_guard": {"bundle": str(bundle)}}
+        # The hooks are what is proved here; what a model says of forgotten people unasked would be ended.
+        section = {"unlearn_guard": {"bundle": str(bundle), "on_answer": "pass"}}
         guarded = stack.enter_context(EngineSession(model, {**base, "additional_config": section}, in_process))
         log = guarded.log()
         canary = "canary passed" in log
