@@ -38,7 +38,6 @@ def test_joined_units_are_short_and_few(messages: list[Message]) -> None:
     assert all(len(unit.text) <= TAIL_CHARACTERS for unit in joined)
 
 
-@pytest.mark.xfail(strict=True, reason="turns are counted before the blank ones among them are left out")
 @pytest.mark.parametrize(
     "turns", [(("s", "a"), ("u", ""), ("u", "b")), (("s", "a"), ("t", "b"), ("u", ""), ("u", " "))]
 )

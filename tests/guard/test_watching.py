@@ -265,7 +265,12 @@ def test_empty_answer_is_harmless() -> None:
     "broken",
     [
         "score_answer",
-        pytest.param("glance", marks=pytest.mark.xfail(strict=True, reason="an error of glance is not caught")),
+        pytest.param(
+            "glance",
+            marks=pytest.mark.xfail(
+                strict=True, reason="a glance that fails makes the text be judged, which is no error yet"
+            ),
+        ),
     ],
 )
 def test_error_of_the_classifier_ends_the_answer(monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
