@@ -132,28 +132,26 @@ class Detectors:
         self.guards = {
             "guard": Guard(Cascade.load(folder, info["engine"]), policy),
             "name-match": Guard(NameMatch(aliases, alpha), policy),
-            "o3-ood": Guard(
-                OodDetector(
-                    OnnxEncoder(folder),
-                    [row.query for row in (*split.forget_train, *split.forget_validation)],
-                    [row.query for row in split.calibration],
-                    alpha,
-                ),
-                policy,
-            ),
         }
+        self.ood = OodDetector(
+            OnnxEncoder(folder),
+            [row.query for row in (*split.forget_train, *split.forget_validation)],
+            [row.query for row in split.calibration],
+            alpha,
+        )
 
     def judge(self, prompt: Prompt, answer: str = "") -> dict[str, tuple[bool, bool, float]]:
         """Return, per detector, whether the prompt is flagged, whether prompt or answer is stopped, and the score."""
         found = {}
         for name, guard in self.guards.items():
-            if name == "o3-ood" and not isinstance(prompt, str):  # It reads single questions.
-                continue
             verdict = guard.screen([prompt])[0]
             stopped = verdict.flagged
-            if answer and not stopped and name != "o3-ood":
+            if answer and not stopped:
                 stopped = guard.screen_answer(prompt, answer, verdict=verdict).flagged
             found[name] = (verdict.flagged, stopped, verdict.score)
+        if isinstance(prompt, str):  # It reads single questions.
+            score = self.ood.score(prompt)
+            found["o3-ood"] = (self.ood.flags(score), self.ood.flags(score), score)
         return found
 
 

@@ -14,7 +14,6 @@ import numpy as np
 
 from unlearn_guard.classifiers.calibration import Calibration
 from unlearn_guard.classifiers.encoder import OnnxEncoder, Vectors
-from unlearn_guard.guard.verdict import TextScore
 
 _NU = 0.1
 _SHRINKAGE = 0.2
@@ -35,50 +34,15 @@ class OodDetector:
         features = self._describe(self._rows, own=True)
         self._scale = features.mean(axis=0), features.std(axis=0) + 1e-9
         self._svm: Any = OneClassSVM(nu=_NU, gamma="scale").fit((features - self._scale[0]) / self._scale[1])
-        self.alpha = alpha
-        self.calibration = Calibration.fit(self._judge(encoder.encode(calibration)), alpha)
-        self.longest_name = 0
-        self.smallest_p = 1.0 / (len(self.calibration.scores) + 1)
+        self._calibration = Calibration.fit(self._judge(encoder.encode(calibration)), alpha)
 
-    def score(self, texts: Sequence[str], *, max_windows: int | None = None) -> list[TextScore]:
-        """Return one score per text."""
-        return [TextScore(float(score), "ood") for score in self._judge(self._encoder.encode(texts))]
+    def score(self, text: str) -> float:
+        """Return the score of one text; higher is more forget-like."""
+        return float(self._judge(self._encoder.encode([text]))[0])
 
-    def match(self, texts: Sequence[str]) -> list[TextScore]:
-        """Return nothing: this detector knows no names."""
-        return [TextScore(-1e6, "ood") for _ in texts]
-
-    def p_value(self, score: float) -> float:
-        """Return the split-conformal p-value."""
-        return self.calibration.p_value(score)
-
-    def score_answer(
-        self,
-        given: Sequence[str],
-        answer: str,
-        *,
-        owners: Sequence[str] = (),
-        flagged: bool = False,
-        allow: bool = True,
-    ) -> TextScore:
-        """Return the score of the answer's own text."""
-        return self.score([answer])[0]
-
-    def answer_p_value(self, score: float) -> float:
-        """Return the split-conformal p-value."""
-        return self.p_value(score)
-
-    def glance(self, text: str, before: str = "") -> float:
-        """Return 1: nothing is sure."""
-        return 1.0
-
-    def find_threshold(self, alpha: float) -> float:
-        """Return the lowest score whose p-value is at most alpha."""
-        return self.calibration.find_threshold(alpha)
-
-    def find_neighbours(self, text: str, n: int) -> list[tuple[int, str, float]]:
-        """Return nothing."""
-        return []
+    def flags(self, score: float) -> bool:
+        """Return whether the score's split-conformal p-value is at most alpha."""
+        return self._calibration.p_value(score) <= self._calibration.alpha
 
     def _describe(self, vectors: Vectors, *, own: bool = False) -> np.ndarray:
         offset = vectors - self._mean

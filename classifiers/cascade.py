@@ -7,6 +7,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,8 @@ class Cascade:
         self.longest_name = reader.names.longest_name
         # What a name alone is worth: a text that is otherwise exactly undecided.
         self._name_score = self._score_name()
+        # A growing answer is judged many times against one prompt.
+        self._read_supplied = lru_cache(maxsize=256)(lambda text: _Supplied(self.reader, text))
         self._seen: OrderedDict[str, TextScore] = OrderedDict()
         self._seen_characters = 0
 
@@ -232,7 +235,7 @@ class Cascade:
         """
         supplied = "\n".join(given)
         said = self.reader.read(answer)
-        known = _Supplied(self.reader, supplied) if allow else None
+        known = self._read_supplied(supplied) if allow else None
         pieces = self._cut(said, known)
         if not flagged and supplied.strip():
             tail = supplied[-_JOINT_CHARACTERS:]

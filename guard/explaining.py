@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from unlearn_guard.guard.screening import Guard, Item
+from unlearn_guard.guard.screening import Guard
 from unlearn_guard.guard.verdict import TextScore
 
 
@@ -59,6 +59,3 @@ def _find_neighbours(guard: Guard, score: TextScore) -> list[dict[str, Any]]:
         text = row.get("prompt") or row.get("text") or row.get("hash", "")
         found.append({"forget_id": owner, "cosine": round(cosine, 4), "text": text})
     return found
-
-
-__all__ = ["Item", "explain"]
