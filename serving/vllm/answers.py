@@ -8,17 +8,17 @@ search never passes it with text, so its results are judged where it returns the
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from unlearn_guard.guard.errors import AdmissionError
+from unlearn_guard.guard.marks import MARK_KEY
 from unlearn_guard.guard.verdict import Verdict
 from unlearn_guard.guard.watching import AnswerWatch
 from unlearn_guard.serving.vllm.admission import origin_of, runtime_of
 from unlearn_guard.serving.vllm.runtime import Decision, GuardRuntime, runtimes
 from unlearn_guard.serving.vllm.seams import patch
 
-logger = logging.getLogger("vllm.unlearn_guard")
 FILTERED = "content_filter"
 """OpenAI's finish reason for an answer that a filter ended."""
 
@@ -39,12 +39,16 @@ def _wrap_add_request(original: Callable[..., Any]) -> Callable[..., Any]:
     def add_request(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
         known = request.request_id in self.request_states
         result = original(self, request, *args, **kwargs)
-        if not known and request.sampling_params is not None:
-            for runtime in runtimes():
-                decision = runtime.recall(request.prompt_token_ids or ())
-                if decision is not None:
-                    _hold(runtime, decision, self.request_states[request.request_id])
-                    break
+        if known or request.sampling_params is None:
+            return result
+        for runtime in runtimes():
+            decision = runtime.recall(request.prompt_token_ids or ())
+            if decision is not None:
+                _hold(runtime, decision, self.request_states[request.request_id])
+                return result
+        if MARK_KEY in (request.sampling_params.extra_args or {}):  # Admitted, and yet nobody would judge its answer.
+            self.abort_requests([request.request_id], internal=True)
+            raise AdmissionError("the request's decision is not known any more", mend="send it again")
         return result
 
     return add_request
@@ -77,7 +81,6 @@ class HeldAnswer:
         self._sent_tokens = self._sent_characters = 0
         self._interval = max(1, state.stream_interval)
         self._ended = False
-        self._recorded = False
         if self._acts:
             state.stream_interval = 1  # Intervals are kept here, where it is known what may leave.
             state.detokenizer = self
@@ -157,14 +160,7 @@ class HeldAnswer:
 
     def _judge(self, *, finished: bool) -> Verdict | None:
         text = self._inner.output_text if self._has_text else self._decode()
-        try:
-            return self._watch.update(text, finished=finished)
-        except Exception:
-            logger.exception("unlearn-guard: an answer could not be judged")
-            if not self._acts or self._runtime.settings.on_error == "pass":
-                return None
-            self._watch.hit = Verdict(True, (), 0.0, 1.0, "error", (), ("the answer could not be judged",))
-            return self._watch.hit
+        return self._watch.update(text, finished=finished)
 
     def _decode(self) -> str:
         return str(self._runtime.tokenizer.decode(self._inner.output_token_ids, skip_special_tokens=True))
@@ -200,8 +196,7 @@ class HeldAnswer:
         return self._runtime.guard.policy.rewrite_text if rewrites else ""
 
     def _record(self) -> None:
-        if self._watch.hit is not None and not self._recorded:
-            self._recorded = True
+        if self._watch.hit is not None:
             action = self._runtime.settings.on_answer
             self._runtime.record_answer(
                 self._state.request_id, self._decision, self._watch.hit, action if self._acts else f"would:{action}"
