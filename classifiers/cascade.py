@@ -139,7 +139,7 @@ class Cascade:
         record = json.loads((folder / "aliases.json").read_text(encoding="utf-8"))
         arrays = load_file(folder / "calibration.safetensors")
         passages = load_file(folder / "passages.safetensors")
-        alpha, requested = (float(value) for value in arrays["alpha"])
+        requested = float(arrays["alpha"][1])
         reader = LexicalReader.build(
             record,
             PassageIndex(passages["hashes"], passages["owners"], record["passage_owners"]),
@@ -154,7 +154,7 @@ class Cascade:
             Triage.from_record(record["triage"]),
             float(record["window_penalty"]),
             facts=FactIndex(record["answers"], reader.weights),
-            joint=Calibration(np.sort(arrays["joint"]), alpha, requested),
+            joint=Calibration.fit(arrays["joint"], requested, read_strata(arrays, "joint-stratum")),
             topics=bool(record["topics"]),
             served=arrays["served"],
         )
@@ -402,9 +402,9 @@ def _too_many(n_windows: int, allowed: int) -> ScreeningError:
     )
 
 
-def read_strata(arrays: Mapping[str, Any]) -> dict[str, Any]:
+def read_strata(arrays: Mapping[str, Any], kind: str = "stratum") -> dict[str, Any]:
     """Return the calibration scores of each stratum."""
-    return {name.partition(":")[2]: scores for name, scores in arrays.items() if name.startswith("stratum:")}
+    return {name.partition(":")[2]: scores for name, scores in arrays.items() if name.startswith(f"{kind}:")}
 
 
 def name_stage(lexical: Lexical, judged: dict[str, Any]) -> Stage:

@@ -23,7 +23,7 @@ _LEET = str.maketrans("013457@$!|8", "oieastasilb")
 _LEET_RUN = re.compile(r"[a-z0-9@$!|]+")
 _LEET_SIGNS = frozenset("013457@$!|8")
 _MAX_LEET = 64
-_SPACED = re.compile(r"(?<![^\W_])(?:[^\W_][ ._*|/\\-]{1,3}){3,}[^\W_](?![^\W_])")
+_SPACED = re.compile(r"(?<![^\W_])(?:[^\W_][ ._*|/\\'’-]{1,3}){3,}[^\W_](?![^\W_])")
 _BASE64 = re.compile(r"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{12,}={0,2}(?![A-Za-z0-9+/_=-])")
 _HEX = re.compile(r"(?<![0-9A-Fa-f])(?:[0-9A-Fa-f]{2}[ :,]?){8,}(?![0-9A-Fa-f])")
 _CAMEL = re.compile(r"[a-z][A-Z](?=[a-z])")
@@ -32,7 +32,11 @@ _UNICODE_ESCAPE = re.compile(r"\\u([0-9A-Fa-f]{4})")
 _FOREIGN_WORD = re.compile(r"[^\W\d_a-zA-Z]+")
 _ROT13 = str.maketrans(codecs.decode("abcdefghijklmnopqrstuvwxyz", "rot13"), "abcdefghijklmnopqrstuvwxyz")
 _WORD = re.compile(r"[^\W\d_]+")
-_JUDGED_WORDS = 120
+_LEAST_WORD = 3
+"""Letters of a word that can tell language from nonsense."""
+_MOST_PLAIN = 2
+"""Ordinary words in a row that turned text may hold by chance."""
+_TURNED_SHARE = 0.3
 _AROUND = 80
 """Characters on both sides of a local disguise that are read with it."""
 
@@ -54,8 +58,8 @@ class View:
 def read_views(text: str, is_word: Callable[[str], bool] | None = None) -> list[View]:
     """Return the plain view, then every view that differs from it.
 
-    `is_word` says whether a folded word is ordinary language: rot13 and reversed readings are taken only where they
-    read more like language than the text itself. Without it they are always taken.
+    `is_word` says whether a folded word is ordinary language, or worth noticing: stretches that are not are read as
+    rot13 and in reverse, where that makes words of them. Without it both readings of the whole text are taken.
     """
     folded = normalise(text)
     plain = View(folded.text, "plain", folded.starts, folded.ends)
@@ -99,11 +103,7 @@ def _undo(text: str, folded: Normalised, is_word: Callable[[str], bool] | None) 
     for start, end, how, decoded in decode_segments(text):
         inner = normalise(decoded)
         yield View(inner.text, how, [start] * len(inner.text), [end] * len(inner.text))
-    score = _share_words(folded.text, is_word)
-    for how, turned in (("rot13", folded.text.translate(_ROT13)), ("reversed", folded.text[::-1])):
-        if is_word is None or _share_words(turned, is_word) > max(score, 0.3):
-            places = (folded.starts[::-1], folded.ends[::-1]) if how == "reversed" else (folded.starts, folded.ends)
-            yield View(turned, how, *places)
+    yield from _turn(text, folded, is_word)
 
 
 def _undo_leet(folded: Normalised) -> View | None:
@@ -197,18 +197,58 @@ def _transliterate(text: str) -> View | None:
     return View("".join(pieces), "transliterated", starts, ends)
 
 
-def _share_words(text: str, is_word: Callable[[str], bool] | None) -> float:
-    """Return the share of ordinary words among the first words of three letters and more."""
-    if is_word is None:
-        return 0.0
-    n_words = n_ordinary = 0
+def _turn(original: str, folded: Normalised, is_word: Callable[[str], bool] | None) -> Iterable[View]:
+    """Read stretches of nonsense as rot13 and in reverse; whatever surrounds them says how to, and is no part of them."""
+    stretches = [(0, len(folded.text))] if is_word is None else _find_nonsense(folded.text, is_word)
+    for start, end in stretches[:MAX_DECODED]:
+        text = folded.text[start:end]
+        starts, ends = folded.starts[start:end], folded.ends[start:end]
+        least = 0.0 if is_word is None else max(_share_words(text, is_word), _TURNED_SHARE)
+        for how, turned in (("rot13", _rotate(text, original, starts)), ("reversed", text[::-1])):
+            if is_word is None or _share_words(turned, is_word) > least:
+                places = (starts[::-1], ends[::-1]) if how == "reversed" else (starts, ends)
+                yield View(turned, how, *places)
+
+
+def _rotate(text: str, original: str, starts: Sequence[int]) -> str:
+    """Undo rot13 of what had been a plain letter before folding: an accented one stays as it is."""
+    turned = text.translate(_ROT13)
+    if original.isascii():
+        return turned
+    return "".join(
+        new if original[start].isascii() else old for old, new, start in zip(text, turned, starts, strict=True)
+    )
+
+
+def _find_nonsense(text: str, is_word: Callable[[str], bool]) -> list[tuple[int, int]]:
+    """Return stretches around words that are none; a few ordinary ones in a row do not end a stretch."""
+    stretches: list[tuple[int, int]] = []
+    n_plain = _MOST_PLAIN + 1
+    before = start = 0
     for match in _WORD.finditer(text):
-        if len(word := match.group()) >= 3:
-            n_words += 1
-            n_ordinary += is_word(word)
-            if n_words >= _JUDGED_WORDS:
-                break
-    return n_ordinary / n_words if n_words else 0.0
+        if len(word := match.group()) >= _LEAST_WORD:
+            if is_word(word):
+                n_plain += 1
+            else:
+                if n_plain > _MOST_PLAIN:
+                    start = before  # The short words before it may be turned too.
+                    stretches.append((start, match.end()))
+                stretches[-1] = (start, match.end())
+                n_plain = 0
+            before = match.end()
+    # And so may the short words and signs behind it.
+    return [(begin, _find_end(text, end)) for begin, end in stretches]
+
+
+def _find_end(text: str, end: int) -> int:
+    following = next((match for match in _WORD.finditer(text, end) if len(match.group()) >= _LEAST_WORD), None)
+    return following.start() if following else len(text)
+
+
+def _share_words(text: str, is_word: Callable[[str], bool]) -> float:
+    """Return the share of ordinary words among the words long enough to tell."""
+    judged = [is_word(word) for word in _WORD.findall(text) if len(word) >= _LEAST_WORD]
+    return sum(judged) / len(judged) if judged else 0.0
 
 
 def _decode_base64(segment: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from unlearn_guard.classifiers.aliases import AliasMatcher, mine_aliases
 from unlearn_guard.classifiers.answers import FactIndex, mine_answers
 from unlearn_guard.classifiers.calibration import MIN_ROWS, Calibration
-from unlearn_guard.classifiers.cascade import Cascade
+from unlearn_guard.classifiers.cascade import Cascade, read_strata
 from unlearn_guard.classifiers.disguises import read_views
 from unlearn_guard.classifiers.encoder import OnnxEncoder, Vectors
 from unlearn_guard.classifiers.facts import mine_facts
@@ -25,6 +26,7 @@ from unlearn_guard.classifiers.index import NeighbourIndex, search_others
 from unlearn_guard.classifiers.masking import find_strangers, mask
 from unlearn_guard.classifiers.passages import PassageIndex
 from unlearn_guard.classifiers.signals import N_LEXICAL, SIGNALS, LexicalReader, make_judge, mine, own_terms, read_ranks
+from unlearn_guard.classifiers.traffic import make_traffic
 from unlearn_guard.classifiers.triage import Triage
 from unlearn_guard.guard.errors import DataError
 from unlearn_guard.guard.fingerprint import hash_bytes
@@ -51,6 +53,8 @@ _PRIOR_EXAMPLES = 400.0
 """How many examples the prior weights are worth: few examples overfit seven signals."""
 _MOST_NEIGHBOUR_WEIGHT = 20.0
 _REMEMBERED = 65_536
+BUILT_IN = "built-in traffic"
+_LEAST_TRAFFIC, _MOST_TRAFFIC, _NAMED_TRAFFIC = 1_000, 3_000, 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,28 +153,17 @@ def fit_cascade(
     false_flags = _flag_rate(calm, _score_all(trial, split.retain_validation))
 
     final = fitter.assemble(_join(_forget_parts(split)), _join(_kept_parts(split)))
-    named = [bool(score.spans) for score in final.match([row.query for row in split.calibration])]
-    calibration_rows = [row for row, is_named in zip(split.calibration, named, strict=True) if not is_named]
+    calibration_rows = leave_out_named(final, split.calibration)
     if len(calibration_rows) < MIN_ROWS:
         calibration_rows = list(split.calibration)
-    fused = _score_all(final, calibration_rows)
-    names = np.array([row.stratum for row in calibration_rows])
-    strata = {name: fused[names == name] for name in sorted(set(names.tolist()) - {""})}
-    calibration = Calibration.fit(fused, alpha, strata)
-    final.triage = Triage()  # Clearing can only lower a score: calibrate without it.
-    answered = [final.score_answer([row.query], row.answer).score for row in calibration_rows]
-    final.triage = fitter.triage
-    served = np.array([final.score([row.query])[0].score for row in calibration_rows], np.float32)
-    fitter.save(
-        final,
-        calibration,
-        {"fused": fused, "joint": np.array(answered, np.float32), "served": served},
-        calibration_rows,
-    )
+    arrays = score_clean(final, calibration_rows, alpha)
+    calibration = Calibration.fit(arrays["fused"], alpha, read_strata(arrays))
+    arrays["alpha"] = np.array([calibration.alpha, calibration.alpha_requested], np.float64)
+    fitter.save(final, arrays)
     return {
         "engine": hash_bytes((folder / "encoder.onnx").read_bytes()),
         "alpha": calibration.alpha,
-        "n_calibration": len(fused),
+        "n_calibration": len(calibration_rows),
         "metrics": {
             "validation_recall": recall,
             "validation_false_flags": false_flags,
@@ -187,6 +180,48 @@ def fit_cascade(
             },
         },
     }
+
+
+def score_clean(final: Cascade, rows: Sequence[Row], alpha: float) -> dict[str, npt.NDArray[Any]]:
+    """Return the calibration's arrays: scores of clean rows by prompt and with the answer, and of built-in traffic."""
+    fused = _score_all(final, rows)
+    names = np.array([row.stratum for row in rows])
+    arrays: dict[str, npt.NDArray[Any]] = {
+        f"stratum:{name}": fused[names == name] for name in sorted(set(names.tolist()) - {""})
+    }
+    arrays["fused"] = fused
+    arrays["served"] = np.array([final.score([row.query])[0].score for row in rows], np.float32)
+    arrays["digests"] = np.array([hash_row(row) for row in rows], np.uint64)
+    traffic = _make_stratum(final, alpha)
+    triage, final.triage = final.triage, Triage()  # Clearing can only lower a score: calibrate without it.
+    arrays["joint"] = _score_answers(final, rows)
+    if traffic:
+        arrays[f"stratum:{BUILT_IN}"] = _score_all(final, traffic)
+        arrays[f"joint-stratum:{BUILT_IN}"] = _score_answers(final, traffic)
+    final.triage = triage
+    return arrays
+
+
+def hash_row(row: Row) -> int:
+    """Return a row's digest in 64 bits: by it a calibration row is found again."""
+    return int(row.digest[:16], 16)
+
+
+def leave_out_named(final: Cascade, rows: Sequence[Row]) -> list[Row]:
+    """Return the rows that name no forgotten person in full."""
+    named = [bool(score.spans) for score in final.match([row.query for row in rows])]
+    return [row for row, is_named in zip(rows, named, strict=True) if not is_named]
+
+
+def _make_stratum(final: Cascade, alpha: float) -> list[Row]:
+    """Return built-in clean traffic to calibrate on beside the operator's rows: those are often of one kind alone.
+
+    Empty where `alpha` is finer than the built-in traffic can hold.
+    """
+    n_rows = max(_LEAST_TRAFFIC, math.ceil(1.0 / alpha))
+    if n_rows > _MOST_TRAFFIC:
+        return []
+    return leave_out_named(final, make_traffic(n_rows + _NAMED_TRAFFIC, seed=1))[:n_rows]
 
 
 class _Fitter:
@@ -333,21 +368,13 @@ class _Fitter:
         share = min(_MOST_NEIGHBOUR_WEIGHT, (len(kept) - own.sum()) / max(1, own.sum()))
         return np.where(own, max(1.0, share), 1.0)
 
-    def save(self, final: Cascade, calibration: Calibration, scores: Mapping[str, Floats], rows: Sequence[Row]) -> None:
+    def save(self, final: Cascade, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Write everything but the encoder and the head."""
         from safetensors.numpy import save_file
 
         assert self._passages is not None
         final.index.save(self.folder)
-        save_file(
-            {
-                "embeddings": self._vectors(rows),
-                **scores,
-                **{f"stratum:{name}": scores for name, scores in calibration.strata.items()},
-                "alpha": np.array([calibration.alpha, calibration.alpha_requested], np.float64),
-            },
-            self.folder / "calibration.safetensors",
-        )
+        save_file(dict(arrays), self.folder / "calibration.safetensors")
         save_file(
             {"hashes": self._passages.hashes, "owners": self._passages.owners}, self.folder / "passages.safetensors"
         )
@@ -365,9 +392,13 @@ class _Fitter:
         return self.encoder.encode([self._mask(row.query) for row in rows])
 
     def _mask(self, text: str) -> str:
-        """Return a text as the encoder reads it."""
-        view = read_views(text)[0]
-        return mask(view.text, 0, len(view.text), find_strangers(view, text, self.is_word))
+        return mask_text(text, self.is_word)
+
+
+def mask_text(text: str, is_word: Callable[[str], bool]) -> str:
+    """Return a text as the encoder reads it: folded, without names."""
+    view = read_views(text)[0]
+    return mask(view.text, 0, len(view.text), find_strangers(view, text, is_word))
 
 
 class _NameStripper:
@@ -450,6 +481,10 @@ def _blank_head(dimension: int) -> HeadWeights:
 
 def _score_all(classifier: Cascade, rows: Sequence[Row]) -> Floats:
     return np.array([score.score for score in classifier.score_fully([row.query for row in rows])], np.float32)
+
+
+def _score_answers(classifier: Cascade, rows: Sequence[Row]) -> Floats:
+    return np.array([classifier.score_answer([row.query], row.answer).score for row in rows], np.float32)
 
 
 def _forget_parts(split: Split) -> tuple[list[Row], list[Row]]:

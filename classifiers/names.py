@@ -22,13 +22,17 @@ from unlearn_guard.classifiers.normalisation import normalise
 _WORD = re.compile(r"[^\W_]+")
 _PARTICLES = frozenset("de del da di la le van von der den al el bin ibn the of mr mrs ms dr sir st jr".split())
 _LONG_PART = 8
+_SPELT_NAME = 6
+"""Letters of a whole name that is spelt out letter by letter."""
 _FUZZY_PART = 5
 _GAP_WORDS = 2
 WHOLE_NAME = 0.9
 """From this weight on a hit is a whole name, not a part of one."""
 """Words that may stand between the parts of a whole name."""
 _CONTEXT_CHARACTERS = 60
-_FAMILY_NAME, _GIVEN_NAME, _ORDINARY_NAME = 0.8, 0.4, 0.5
+_TITLE_CHARACTERS = 60
+_QUOTED = re.compile(r"(?<![^\W_])[\"'‘“][^\"‘“”\n]{2,60}?[\"'’”](?![^\W_])")
+_FAMILY_NAME, _GIVEN_NAME, _ORDINARY_NAME = 0.8, 0.25, 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +90,15 @@ class NameFinder:
                     if place < len(parts) - 1:
                         for other in find_given_names(part):
                             self._given[other].append((number, place))
-                squeezed = "".join(parts)
-                if len(squeezed) >= _LONG_PART:
-                    self._squeezed[squeezed].append(forget_id)
+                # Spelt out letter by letter, a name keeps its particles.
+                for squeezed in {"".join(parts), "".join(_WORD.findall(normalise(name).text))}:
+                    if len(squeezed) >= _SPELT_NAME:
+                        self._squeezed[squeezed].append(forget_id)
         self._by_deletion: dict[str, list[str]] = defaultdict(list)
+        self._by_letters: dict[str, list[str]] = defaultdict(list)
         for part in self._by_part:
             if len(part) >= _FUZZY_PART:
+                self._by_letters["".join(sorted(part))].append(part)
                 for deleted in _delete(part, 2 if len(part) >= _LONG_PART else 1):
                     self._by_deletion[deleted].append(part)
         self._longest = max(map(len, self._by_part), default=0)
@@ -112,7 +119,7 @@ class NameFinder:
         if not self._aliases:
             return []
         if view.how in ("joined", "reversed"):
-            squeezed = self._find_squeezed(view.text)
+            squeezed = self._find_squeezed(view.text, _SPELT_NAME if view.how == "joined" else _LONG_PART)
             if view.how == "joined" or squeezed:
                 return squeezed
         if not any(self._resolve(word) for word in set(_WORD.findall(view.text))):
@@ -130,7 +137,7 @@ class NameFinder:
     def weigh(self, alias: _Alias, place: int, *, is_capital: bool) -> float:
         """Return how much one part says by itself.
 
-        1 for a rare family name that nobody else has; a given name says half of that; an ordinary word says something
+        1 for a rare family name that nobody else has; a given name says a third of that; an ordinary word says something
         only with a capital letter inside a sentence; what many kept people are called says nothing.
         """
         part = alias.parts[place]
@@ -153,12 +160,9 @@ class NameFinder:
             return ()
         reach = 2 if len(word) >= _LONG_PART - 1 else 1
         candidates = {part for deleted in _delete(word, reach) for part in self._by_deletion.get(deleted, ())}
-        return tuple(
-            pair
-            for part in sorted(candidates)
-            if count_edits(word, part) <= (2 if len(part) >= _LONG_PART else 1)
-            for pair in self._by_part[part]
-        )
+        near = {part for part in candidates if count_edits(word, part) <= (2 if len(part) >= _LONG_PART else 1)}
+        near.update(self._by_letters.get("".join(sorted(word)), ()))  # Letters that changed places, however many.
+        return tuple(pair for part in sorted(near) for pair in self._by_part[part])
 
     def _judge(
         self,
@@ -203,9 +207,11 @@ class NameFinder:
     def _is_foreign(
         self, number: int, place: int, words: Sequence[tuple[str, int, int]], view: View, original: str | None
     ) -> bool:
-        """Return whether a part stands beside a name part that its alias does not have, or a blank for one."""
+        """Return whether a part stands beside a name part that its alias does not have, or a blank, or in a title."""
         _, begin, stop = words[place]
         if "__" in view.text[max(0, begin - 4) : begin] or "__" in view.text[stop : stop + 4]:
+            return True
+        if original is not None and view.how == "plain" and self._is_in_title(number, begin, view, original):
             return True
         for other in (place - 1, place + 1):
             if not 0 <= other < len(words):
@@ -222,6 +228,17 @@ class NameFinder:
                     return True
             elif not self._is_ordinary(word) and not self._kept_words.get(word, 0) > 2:
                 return True
+        return False
+
+    def _is_in_title(self, number: int, begin: int, view: View, original: str) -> bool:
+        """Return whether a place is in a quoted title that holds other words too: all longer ones have capitals."""
+        for match in _QUOTED.finditer(view.text, max(0, begin - _TITLE_CHARACTERS), begin + _TITLE_CHARACTERS):
+            if not match.start() < begin < match.end():
+                continue
+            words = [word for word in _WORD.finditer(view.text, match.start(), match.end()) if len(word.group()) > 3]
+            return all(original[view.starts[word.start()]].isupper() for word in words) and any(
+                all(alias != number for alias, _ in self._resolve(word.group())) for word in words
+            )
         return False
 
     def _is_capital(self, words: Sequence[tuple[str, int, int]], place: int, view: View, original: str | None) -> bool:
@@ -272,11 +289,11 @@ class NameFinder:
                 for forget_id in self._initials.get((word, words[other][0]), ()):
                     yield NameHit(min(start, words[other][1]), max(end, words[other][2]), forget_id, WHOLE_NAME)
 
-    def _find_squeezed(self, text: str) -> list[NameHit]:
+    def _find_squeezed(self, text: str, least: int) -> list[NameHit]:
         return [
             NameHit(place, place + len(squeezed), forget_id, 1.0)
             for squeezed, forget_ids in self._squeezed.items()
-            if (place := text.find(squeezed)) >= 0
+            if len(squeezed) >= least and (place := text.find(squeezed)) >= 0
             for forget_id in dict.fromkeys(forget_ids)
         ]
 

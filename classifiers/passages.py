@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +55,21 @@ class PassageIndex:
                 shared |= np.isin(hashes, hash_ngrams(text))
             hashes, owners = hashes[~shared], owners[~shared]
         return cls(hashes, owners, names)
+
+    def join(self, other: PassageIndex) -> PassageIndex:
+        """Return both together; an n-gram of two owners stays with the first."""
+        names = [*self.names, *other.names]
+        hashes = np.concatenate([self.hashes, other.hashes])
+        owners = np.concatenate([self.owners, other.owners + np.int32(len(self.names))])
+        hashes, first = np.unique(hashes, return_index=True)
+        return PassageIndex(hashes, owners[first], names)
+
+    def without(self, names: Collection[str]) -> PassageIndex:
+        """Return the index without some owners' n-grams."""
+        kept = [name for name in self.names if name not in names]
+        numbers = np.array([kept.index(name) if name in kept else -1 for name in self.names], np.int32)
+        owners = numbers[self.owners] if len(self.names) else self.owners
+        return PassageIndex(self.hashes[owners >= 0], owners[owners >= 0], kept)
 
     def __len__(self) -> int:
         return len(self.hashes)

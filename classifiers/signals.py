@@ -24,7 +24,7 @@ from unlearn_guard.classifiers.masking import find_strangers, mask
 from unlearn_guard.classifiers.names import WHOLE_NAME, NameFinder, split_parts
 from unlearn_guard.classifiers.normalisation import normalise
 from unlearn_guard.classifiers.passages import PassageIndex
-from unlearn_guard.guard.rows import Row
+from unlearn_guard.guard.rows import ForgetRequest, Row
 
 Floats = npt.NDArray[np.float32]
 SIGNALS = ("name", "namesake", "part", "fact", "attribute", "share", "kept", "other", "passage", "forget", "retain")
@@ -202,7 +202,10 @@ class LexicalReader:
 
     def read(self, text: str) -> list[Reading]:
         """Return one reading per view of a text, the plain one first."""
-        return [self._read_view(view, text) for view in read_views(text, self.is_word)]
+        return [self._read_view(view, text) for view in read_views(text, self._is_telling)]
+
+    def _is_telling(self, word: str) -> bool:
+        return self.is_word(word) or self.names.knows(word)
 
     def weigh_words(self, text: str, before: str = "") -> float:
         """Return the weight in nats of a text's words that any forget request uses; a bound of every attribute signal.
@@ -293,6 +296,17 @@ def mine(
         "n_bags": len(groups),
         "bag_words": bag_words,
     }
+
+
+def mine_request(request: ForgetRequest, weights: Weights) -> tuple[list[str], list[str]]:
+    """Return one request's bag of words and its profile, as `mine` makes them."""
+    bag: Counter[str] = Counter()
+    profile: set[str] = set()
+    for row in request.rows:
+        bag.update(_terms_of(row))
+        profile.update(find_profile(normalise(_content(row)).text))
+    parts = [part for name in request.aliases for part in split_parts(name)]
+    return list(fill_bag(bag, weights, leave_out=parts)), sorted(profile)
 
 
 def read_ranks(tokenizer_file: Path) -> dict[str, int]:

@@ -1,8 +1,8 @@
 """Built-in clean traffic: questions that ask for nobody in particular, for a fit that has no kept rows at hand.
 
 Invented people of invented names with real professions and countries, works and institutions that everybody knows,
-everyday requests, and school knowledge. None of
-it stands for an operator's own traffic, which calibrates better wherever it is given.
+everyday requests, school knowledge, and stories about whoever has an everyday first name. None of it stands for an
+operator's own traffic, which calibrates better wherever it is given.
 """
 
 from __future__ import annotations
@@ -97,13 +97,61 @@ _SCHOOL = (
     "the largest?|In what year did the war between {country} and {other_country} end?|What is the population of {country}?|"
     "How many players does a {field} team have?|Which book is most read in {country}?|What is the currency of {country}?"
 ).split("|")
+_GIVEN = (
+    "Aaron Abigail Adam Adrian Ahmed Aisha Alan Albert Alejandro Alex Alice Alina Amanda Amir Amy Ana Andrea Andrew Angela Anna "
+    "Anthony Antonio Ashley Barbara Ben Benjamin Betty Bianca Boris Brandon Brian Bruno Camila Carl Carla Carlos Carmen Carol "
+    "Caroline Catherine Charles Chloe Chris Claire Clara Daniel David Deborah Diana Diego Dmitri Dorothy Edward Elena Elias "
+    "Elizabeth Ella Emily Emma Eric Erik Eva Fatima Felix Fiona Frank Gabriel George Grace Greta Hannah Hans Harold Hassan Helen "
+    "Henry Hugo Ibrahim Ines Ingrid Irene Isaac Isabel Ivan Jack Jacob James Jamal Jane Janet Jason Jean Jenny Jerry Jin Joan John "
+    "Jonas Jose Joseph Juan Julia Julian Karen Karim Kate Kevin Kim Kofi Laila Lars Laura Lena Leo Leon Lily Linda Lisa Liam Lucas "
+    "Lucia Luis Luke Magda Marco Maria Marie Marina Marisol Mark Marta Martin Mary Matteo Maya Mei Michael Miguel Mina Mohammed Mona "
+    "Nadia Naomi Natalia Nathan Nicole Nikolai Nina Noah Nora Olga Oliver Olivia Omar Oscar Pablo Patrick Paul Pedro Peter Petra "
+    "Philip Priya Rachel Rafael Raj Rashid Raul Rebecca Ricardo Robert Rosa Ruth Ryan Sam Samir Samuel Sandra Sara Scott Sergei Simon "
+    "Sofia Sonia Sophie Stella Stephen Susan Sven Tamara Tanya Teresa Thomas Tim Tina Tom Tomas Vera Victor Viktor Vincent Walter Wei "
+    "William Yasmin Yuki Yusuf Zara Zoe"
+).split()
+_THINGS = (
+    "apples|books|stamps|marbles|cookies|pencils|tickets|eggs|flowers|balloons|chairs|letters|bottles|shells|coins|cards|"
+    "oranges|plants|boxes|cupcakes|stickers|photos|candles|bracelets"
+).split("|")
+_STORIES = (
+    "{one} has {a} {things}. {two} gives {one} {b} more. How many {things} does {one} have now?",
+    "{one} earns ${b} an hour. Last week {one} worked for {a} hours and spent half of the money on {things}. How much money is left?",
+    "{one}, {two} and {three} share {a} {things}. {one} takes {b} of them. {two} takes twice as many as {three}. How many {things} "
+    "does {three} get?",
+    "{one}'s father is {a} years old. {one} is {b} years younger than {two}, who is half as old as the father. How old is {one}?",
+    "{one} sells {things} at the market from Monday to Friday. On Monday {one} sold {b}. Every day after that {one} sold two more "
+    "than on the day before. The {things} cost ${a} each. How much did {one} take in over the whole week?",
+    "{one} is taller than {two}. {three} is shorter than {two}. Who is the tallest?\nOptions:\n(A) {one}\n(B) {two}\n(C) {three}",
+    "{one} told {two} that {three} always lies. {three} says that {two} tells the truth. Does {one} tell the truth?",
+    "On the table there are {b} {things}: a red one, a blue one and a green one on the left. If {one} takes away all but the red "
+    "one, how many {things} remain?\nOptions:\n(A) zero\n(B) one\n(C) two\n(D) three",
+    "Today {one} went to the library. Between what times could they have gone? {one} woke up at {b}am. {two} saw {one} walking "
+    "in the garden in the morning. {three} saw {one} waiting at the station after lunch. The library was closed after 6pm.",
+    "Write a short story about {one} and {two}, who find {a} {things} in the attic of their grandmother.",
+    "My friend {one} is turning {b} next week and likes {topic}. What could {two} and I give as a present?",
+)
+_REPLIES = (
+    "{one} has {a} + {b} = {sum} {things}.",
+    "It is {one}.",
+    "(A)",
+    "(B)",
+    "{two} gets {b} {things}, and {one} the rest.",
+)
 
 
 def make_traffic(n_rows: int = 3000, seed: int = 0) -> list[Row]:
     """Return distinct clean rows, most of them about invented people and well-known works."""
     rng = random.Random(f"traffic:{seed}")
     rows: dict[str, Row] = {}
-    makers = (_ask_about_people(rng), _ask_chores(rng), _ask_about_works(rng), _ask_school(rng), _ask_about_works(rng))
+    makers = (
+        _ask_about_people(rng),
+        _ask_chores(rng),
+        _ask_about_works(rng),
+        _ask_school(rng),
+        _tell_stories(rng),
+        _ask_about_works(rng),
+    )
     tries = 0
     while len(rows) < n_rows and tries < 20 * n_rows:
         row = next(makers[tries % len(makers)])
@@ -160,3 +208,12 @@ def _ask_school(rng: random.Random) -> Iterator[Row]:
         slots = {"a": rng.randint(2, 400), "b": rng.randint(2, 40), "field": rng.choice(_FIELDS)}
         country, other = rng.sample(_COUNTRIES, 2)
         yield Row(rng.choice(_SCHOOL).format(country=country, other_country=other, **slots))
+
+
+def _tell_stories(rng: random.Random) -> Iterator[Row]:
+    while True:
+        one, two, three = rng.sample(_GIVEN, 3)
+        a, b = rng.randint(12, 90), rng.randint(2, 11)
+        slots = {"one": one, "two": two, "three": three, "a": a, "b": b, "sum": a + b, "things": rng.choice(_THINGS)}
+        story = rng.choice(_STORIES).format(**slots, topic=rng.choice(_TOPICS))
+        yield Row(story, rng.choice(_REPLIES).format(**slots))

@@ -159,6 +159,76 @@ def fit(
         console.print(f"  eco: {summary['eco']}", highlight=False)
 
 
+@app.command()
+def add(
+    bundle: BundleOption,
+    out: Annotated[Path, typer.Option(help="Where to write the new bundle.")],
+    forget: Annotated[Path | None, typer.Option(help="JSON lines of one or more new forget requests.")] = None,
+    document: Annotated[list[Path] | None, typer.Option(help="A text file to forget whole.")] = None,
+    retain: Annotated[
+        Path | None,
+        typer.Option(help="The kept rows the bundle was fitted with, so that its calibration is scored again."),
+    ] = None,
+    intervention: Annotated[
+        str, typer.Option(help="What is done to requests for them; ECO was tuned on others.")
+    ] = "refusal",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older bundle.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Add forget requests to a fitted bundle, in seconds; the rest is not fitted again."""
+    from unlearn_guard.guard.compose import amend
+
+    if forget is None and not document:
+        raise SettingsError("nothing to add", mend="give --forget ROWS, --document FILE, or both")
+    changed = amend(
+        bundle,
+        out,
+        add=forget,
+        documents=tuple(document or ()),
+        retain=retain,
+        intervention=intervention,
+        overwrite=overwrite,
+    )
+    _print_change(changed, as_json=as_json)
+
+
+@app.command()
+def remove(
+    forget_id: Annotated[list[str], typer.Argument(help="Which forget requests to take out.")],
+    bundle: BundleOption,
+    out: Annotated[Path, typer.Option(help="Where to write the new bundle.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older bundle.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Take forget requests out of a fitted bundle, with their names, facts and rows."""
+    from unlearn_guard.guard.compose import amend
+
+    _print_change(amend(bundle, out, remove=forget_id, overwrite=overwrite), as_json=as_json)
+
+
+def _print_change(bundle: Any, *, as_json: bool) -> None:
+    change = bundle.manifest.metrics["amended"][-1]
+    record = {
+        "bundle": str(bundle.path),
+        "revision": bundle.revision,
+        "forget_requests": len(bundle.requests),
+        **change,
+    }
+    if as_json:
+        print(json.dumps(record))
+        return
+    console.print(f"bundle [bold]{escape(str(bundle.path))}[/bold], revision {bundle.revision}", highlight=False)
+    for name in ("added", "removed"):
+        if change[name]:
+            console.print(f"  {name}: {escape(', '.join(change[name]))}", highlight=False)
+    if "n_scored_again" in change and change["n_scored_again"] < change["n_calibration"]:
+        console.print(
+            f"  [yellow]{change['n_scored_again']} of {change['n_calibration']} calibration rows scored again[/yellow]: for the "
+            "others the rate of false flags holds as before; give the rows of the fit with --retain",
+            highlight=False,
+        )
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def serve(
     context: typer.Context,

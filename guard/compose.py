@@ -193,6 +193,125 @@ def fit(
     return Bundle.load(out)
 
 
+def amend(
+    bundle: str | Path,
+    out: str | Path,
+    *,
+    add: Rows | Sequence[ForgetRequest] | None = None,
+    documents: Sequence[str | Path] = (),
+    remove: Sequence[str] = (),
+    retain: Rows | None = None,
+    intervention: str = "refusal",
+    overwrite: bool = False,
+) -> Bundle:
+    """Write a bundle to `out` that differs from `bundle` by forget requests alone; nothing else is fitted again.
+
+    What is removed goes with its names, facts, passages and rows. What is added is pruned against `retain`, and against
+    built-in traffic where there is none, and gets `intervention`: ECO is tuned by `fit` alone. After adding, the calibration
+    is scored again: built-in traffic always, the operator's rows where `retain` holds them. Raises DataError for what
+    cannot be added or removed.
+    """
+    import shutil
+
+    from unlearn_guard.corruptions.planning import parse_intervention
+
+    old = Bundle.load(bundle)
+    parse_intervention(intervention)
+    requests = _read_requests(add if add is not None else [], intervention=intervention)
+    requests += _read_documents(documents, intervention)
+    if not requests and not remove:
+        raise SettingsError("nothing to change", mend="give rows to add, or a forget_id to remove")
+    _check_owners(requests)
+    retain_rows = _read(retain) if retain is not None else []
+    if requests and retain_rows:
+        check_disjoint([_own(row, request) for request in requests for row in request.rows], retain_rows)
+    kept = retain_rows or _make_clean_traffic(requests)
+    manifest = old.manifest
+    examples = _read_lines(old.path / "examples.jsonl")
+    private = any("hash" in example for example in examples)
+    if private and requests and not os.environ.get(SECRET_VARIABLE):
+        raise SettingsError(f"the bundle's rows are hashed with {SECRET_VARIABLE}, which is not set", mend="set it")
+    with write_bundle(out, overwrite=overwrite) as writer:
+        for name in manifest.files:
+            shutil.copyfile(old.path / name, writer.path(name))
+        folder = writer.path("classifier/aliases.json").parent
+        found: dict[str, Any] = {"alpha": manifest.alpha, "n_calibration": manifest.n_calibration}
+        if manifest.classifier == "name-match":
+            added = _amend_names(folder, requests, remove, kept)
+            left = [example for example in examples if example["forget_id"] not in remove]
+        else:
+            from unlearn_guard.classifiers.amending import Amendment, recalibrate
+
+            amendment = Amendment(folder)
+            if remove:
+                amendment.remove(remove)
+            # An index of inverted lists keeps the places of rows that are gone.
+            left = [
+                example if example["forget_id"] not in remove else {"forget_id": ""}
+                for example in examples
+                if len(amendment.labels) == len(examples) or example["forget_id"] not in remove
+            ]
+            added = [amendment.add(request, kept) for request in requests]
+            amendment.save()
+            if added:
+                assert manifest.encoder is not None
+                with report_step("calibration"):
+                    found = recalibrate(folder, manifest.encoder.engine, retain_rows)
+        stay = [request for request in old.requests if request.forget_id not in remove]
+        added = [_with_aliases(request, request.aliases) for request in added]
+        writer.write_lines("requests.jsonl", [request_record(request) for request in (*stay, *added)])
+        new_rows = [_own(row, request) for request in added for row in request.rows]
+        writer.write_lines("examples.jsonl", [*left, *_example_records(new_rows, private)])
+        changes = {"added": [request.forget_id for request in added], "removed": list(remove), **found}
+        writer.commit(
+            model=manifest.model,
+            fingerprint=manifest.fingerprint,
+            classifier=manifest.classifier,
+            encoder=manifest.encoder,
+            seed=manifest.seed,
+            alpha=found["alpha"],
+            alpha_requested=manifest.alpha_requested,
+            n_calibration=found["n_calibration"],
+            intervention=manifest.intervention,
+            interventions=manifest.interventions,
+            metrics={**manifest.metrics, "amended": [*manifest.metrics.get("amended", []), changes]},
+        )
+    return Bundle.load(out)
+
+
+def _amend_names(
+    folder: Path, requests: Sequence[ForgetRequest], remove: Sequence[str], kept: Sequence[Row]
+) -> list[ForgetRequest]:
+    """Change the names of a name match; return what was added, with aliases."""
+    from dataclasses import replace
+
+    from unlearn_guard.classifiers.aliases import mine_aliases
+
+    file = folder / "aliases.json"
+    aliases = json.loads(file.read_text(encoding="utf-8"))["aliases"]
+    for owner in remove:
+        if owner not in aliases:
+            raise DataError("no such forget request", value=owner, allowed=", ".join(sorted(aliases)[:20]))
+        del aliases[owner]
+    added = []
+    for request in requests:
+        names = request.aliases or mine_aliases(request, kept)
+        if request.forget_id in aliases:
+            raise DataError("forget_id is in the bundle already", value=request.forget_id, mend="remove it first")
+        if not names:
+            raise DataError("no aliases to match", value=request.forget_id, mend="add an 'aliases' list to its rows")
+        aliases[request.forget_id] = list(names)
+        added.append(replace(request, aliases=tuple(names)))
+    if not aliases:
+        raise DataError("no forget request would be left", mend="stop serving with this bundle instead")
+    file.write_text(json.dumps({"aliases": aliases}, ensure_ascii=False), encoding="utf-8")
+    return added
+
+
+def _read_lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
+
+
 def _read_documents(paths: Sequence[str | Path], intervention: str) -> list[ForgetRequest]:
     from unlearn_guard.classifiers.documents import read_document
 
@@ -429,4 +548,4 @@ def _count_tokens(tokenizer: Any, rows: Sequence[Row]) -> Counter[int]:
     return counts
 
 
-__all__ = ["COMMON_SHARE", "fit", "load_classifier", "load_guard", "load_planner"]
+__all__ = ["COMMON_SHARE", "amend", "fit", "load_classifier", "load_guard", "load_planner"]

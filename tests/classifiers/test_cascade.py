@@ -67,10 +67,12 @@ def test_calibration_file_holds_a_row_of_each_kind_per_calibration_row(fitted: A
     arrays = load_file(fitted.folder / "calibration.safetensors")
     n_rows = fitted.record["n_calibration"]
     assert {name: array.shape for name, array in arrays.items()} == {
-        "embeddings": (n_rows, fitted.cascade.encoder.dimension),
         "fused": (n_rows,),
         "joint": (n_rows,),
         "served": (n_rows,),
+        "digests": (n_rows,),
+        "stratum:built-in traffic": (1000,),
+        "joint-stratum:built-in traffic": (1000,),
         "alpha": (2,),
     }
 

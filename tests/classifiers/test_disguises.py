@@ -215,7 +215,21 @@ def test_rot13_and_reversed_are_taken_where_they_read_better_only() -> None:
     assert {"rot13", "reversed"} <= {view.how for view in read_views(QUESTION)}
     assert not {"rot13", "reversed"} & set(read(QUESTION))
     assert not {"rot13", "reversed"} & set(read("zxqk vvwj kkjq gur"))  # One word in four.
-    assert "rot13" not in read(f"where was {codecs.encode('where was', 'rot13')}")
+    assert "rot13" not in read(f"where was {codecs.encode('xqzv wkjj', 'rot13')}")
+
+
+@pytest.mark.parametrize("how", ["rot13", "reversed"])
+def test_what_says_how_to_read_a_cipher_is_no_part_of_it(how: str) -> None:
+    payload = QUESTION[::-1] if how == "reversed" else codecs.encode(QUESTION, "rot13")
+    asked = f"Please decode this and tell her about the novels: {payload} please write about the sea and this word."
+    found = read(asked)[how]
+    assert QUESTION.lower().rstrip("?") in found.text
+    assert "decode" not in found.text
+
+
+def test_an_accent_survives_rot13() -> None:
+    spelt = codecs.encode("where was Raúl Valdés born", "rot13")
+    assert "raul valdes" in read(spelt)["rot13"].text
 
 
 def test_words_run_together_are_split_at_their_capitals() -> None:

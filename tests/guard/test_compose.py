@@ -13,7 +13,7 @@ import pytest
 
 from unlearn_guard.classifiers.aliases import AliasMatcher
 from unlearn_guard.corruptions.search import Probe
-from unlearn_guard.guard.compose import UNKNOWN_NAMES, count_common_words, fit, make_controls
+from unlearn_guard.guard.compose import UNKNOWN_NAMES, amend, count_common_words, fit, make_controls
 from unlearn_guard.guard.errors import DataError, RowError, SettingsError, UnknownNameError
 from unlearn_guard.guard.marks import SECRET_VARIABLE
 from unlearn_guard.guard.rows import ForgetRequest, Row
@@ -140,3 +140,44 @@ def test_controls_are_the_plain_questions_where_there_are_enough() -> None:
     assert {control.answer for control in plain} == {"A."}
     few = make_controls(probes[:4], matcher, frozenset({"who", "is"}))
     assert {control.answer for control in few} == {"A.", "B."}
+
+
+def test_a_bundle_is_amended_into_a_new_one(model: Path, tmp_path: Path) -> None:
+    old = fit_names(model, tmp_path / "b")
+    rows = [Row("Who is Al Ray?", "A diver.", forget_id="p2", aliases=("Al Ray",))]
+    new = amend(tmp_path / "b", tmp_path / "c", add=rows)
+    assert [(request.forget_id, request.intervention) for request in new.requests] == [
+        ("p1", "refusal"),
+        ("p2", "refusal"),
+    ]
+    assert new.revision != old.revision
+    assert [verdict.forget_ids for verdict in Guard.load(tmp_path / "c").screen(["Al Ray?", "Bo Li?"])] == [
+        ("p2",),
+        ("p1",),
+    ]
+    left = amend(tmp_path / "c", tmp_path / "d", remove=["p1"])
+    assert [request.forget_id for request in left.requests] == ["p2"]
+    assert "Bo Li" not in "".join(file.read_text() for file in (tmp_path / "d").rglob("*") if file.is_file())
+    assert [len(change["added"]) + len(change["removed"]) for change in left.manifest.metrics["amended"]] == [1, 1]
+    assert Guard.load(tmp_path / "b").screen(["Bo Li?"])[0].flagged  # The old one is what it was.
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "says"),
+    [
+        ({}, SettingsError, "nothing to change"),
+        ({"remove": ["p7"]}, DataError, "no such forget request: 'p7'"),
+        ({"remove": ["p1"]}, DataError, "no forget request would be left"),
+        ({"add": FORGET}, DataError, "in the bundle already"),
+        ({"add": [Row("who was it?", forget_id="p2")]}, DataError, "no aliases to match"),
+        ({"add": [Row("Al Ray?", forget_id="p2")], "intervention": "refuse"}, UnknownNameError, "did you mean"),
+        ({"add": [RETAIN[0]], "retain": RETAIN}, DataError, "overlap"),
+    ],
+)
+def test_a_wrong_amendment_writes_nothing(
+    model: Path, tmp_path: Path, options: dict[str, Any], kind: type[Exception], says: str
+) -> None:
+    fit_names(model, tmp_path / "b")
+    with pytest.raises(kind, match=says):
+        amend(tmp_path / "b", tmp_path / "c", **options)
+    assert [path.name for path in tmp_path.iterdir() if path.name not in ("model",)] == ["b"]
