@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import ahocorasick
 
+from unlearn_guard.classifiers.lexicon import is_origin_or_trade
 from unlearn_guard.classifiers.normalisation import normalise
 from unlearn_guard.guard.errors import DataError
 from unlearn_guard.guard.rows import ForgetRequest, Row
@@ -148,5 +149,6 @@ def _close(run: list[str]) -> Iterable[str]:
         words.pop()
     if words and words[-1].endswith(_POSSESSIVES):
         words[-1] = words[-1][:-2]
-    if sum(word not in _PARTICLES for word in words) >= 2:
+    telling = [word for word in words if word not in _PARTICLES]
+    if len(telling) >= 2 and not all(is_origin_or_trade(normalise(word).text) for word in telling):
         yield " ".join(words)

@@ -73,6 +73,18 @@ class AttributeIndex:
                 sums[place, numbers] = self._weights.weigh(term)
         return np.cumsum(sums, axis=0)
 
+    def accumulate_total(self, terms: Sequence[Term], within: int) -> npt.NDArray[np.float32]:
+        """Return prefix sums, shape (terms + 1,), below the total weight of any stretch of `within` terms: fillers, and
+        words that came a short while ago, may not count in it."""
+        latest: dict[str, int] = {}
+        weights = [0.0]
+        for place, (_, _, term) in enumerate(terms):
+            weight = self._weights.weigh(term)
+            is_new = place - latest.get(term, -within) >= within
+            weights.append(weight if is_new and weight >= _FILLER_NATS else 0.0)
+            latest[term] = place
+        return np.cumsum(weights, dtype=np.float32)
+
     def find(self, terms: Sequence[Term], *, without: Mapping[str, frozenset[str]] | None = None) -> Overlap:
         """Return the best overlap of a text's terms; `without` names terms to leave out, by owner.
 

@@ -272,8 +272,9 @@ class Cascade:
         return self.joint.p_value(score)
 
     def _score_text(self, text: str, max_windows: int | None) -> TextScore:
-        pieces = self._cut(self.reader.read(text), least=self.triage.least_weight)
-        waiting = [piece for piece in pieces if not self.triage.clears(piece.lexical)]
+        pieces = self._cut(self.reader.read(text), triage=self.triage)
+        charge = self.window_penalty * math.log(max(1, len(pieces)))
+        waiting = [piece for piece in pieces if not self.triage.clears(piece.lexical, charge)]
         if max_windows is not None and len(waiting) > max_windows:
             raise _too_many(len(waiting), max_windows)
         if not waiting:
@@ -290,7 +291,7 @@ class Cascade:
         known: _Supplied | None = None,
         *,
         whole: bool = False,
-        least: float = 0.0,
+        triage: Triage | None = None,
     ) -> list[_Piece]:
         if not readings:
             return []
@@ -304,7 +305,7 @@ class Cascade:
             for start, end in windows:
                 if same and reading.view.text[start:end] == plain[start:end]:
                     continue
-                faint = least > 0.0 and reading.is_faint(start, end, least)
+                faint = triage is not None and triage.clears_unread(reading, start, end)
                 pieces.append(_Piece(reading, start, end, FAINT if faint else reading.judge(start, end)))
         return pieces
 

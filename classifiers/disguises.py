@@ -10,7 +10,7 @@ import binascii
 import codecs
 import html
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -20,7 +20,8 @@ MAX_DECODED = 32
 """Encoded segments looked into per text."""
 _DEPTH = 2
 _LEET = str.maketrans("013457@$!|8", "oieastasilb")
-_LEET_RUN = re.compile(r"[a-z0-9@$!|]+")
+_LEET_RUN = re.compile(r"(?<![a-z0-9@$!|])[a-z0-9@$!|]*?[013457@$!|8][a-z0-9@$!|]*")
+_MEASURE = re.compile(r"\d*(?:1st|2nd|3rd|[04-9]th|1[123]th)|\d+(?:am|pm|s|d|k|x|m|kg|km|cm|mm|ml|mb|gb|tb)")
 _LEET_SIGNS = frozenset("013457@$!|8")
 _MAX_LEET = 64
 _SPACED = re.compile(r"(?<![^\W_])(?:[^\W_][ ._*|/\\'’-]{1,3}){3,}[^\W_](?![^\W_])")
@@ -89,8 +90,7 @@ def decode_segments(
 
 
 def _undo(text: str, folded: Normalised, is_word: Callable[[str], bool] | None) -> Iterable[View]:
-    if leet := _undo_leet(folded):
-        yield leet
+    yield from _undo_leet(folded)
     yield from _join_letters(folded)
     for start, end in _surround(_CAMEL, text):
         yield _shift(_split_camel(text[start:end]), start)
@@ -98,26 +98,47 @@ def _undo(text: str, folded: Normalised, is_word: Callable[[str], bool] | None) 
         if (plain := _unescape(text[start:end])) != text[start:end]:
             inner = normalise(plain)
             yield View(inner.text, "escapes", [start] * len(inner.text), [end] * len(inner.text))
-    if not text.isascii() and (latin := _transliterate(text)):
-        yield latin
+    if not text.isascii():
+        yield from _transliterate(text)
     for start, end, how, decoded in decode_segments(text):
         inner = normalise(decoded)
         yield View(inner.text, how, [start] * len(inner.text), [end] * len(inner.text))
     yield from _turn(text, folded, is_word)
 
 
-def _undo_leet(folded: Normalised) -> View | None:
+def _undo_leet(folded: Normalised) -> Iterable[View]:
     """Map digits and signs inside words back to letters, one to one."""
-    text = folded.text
-    undone = _LEET_RUN.sub(_read_leet, text)
-    return None if undone == text else View(undone, "leet", folded.starts, folded.ends)
+    undone = {
+        match.span(): plain
+        for match in _LEET_RUN.finditer(folded.text)
+        if (plain := _read_leet(match)) != match.group()
+    }
+    if not undone:
+        return
+    letters = list(folded.text)
+    for (start, end), plain in undone.items():
+        letters[start:end] = plain
+    for start, end in _widen(undone, len(letters)):
+        yield View("".join(letters[start:end]), "leet", folded.starts[start:end], folded.ends[start:end])
 
 
 def _read_leet(match: re.Match[str]) -> str:
     word = match.group()
     inner = word.strip("!|")
     mixed = len(word) <= _MAX_LEET and any(map(str.isalpha, inner)) and not _LEET_SIGNS.isdisjoint(inner)
-    return word.translate(_LEET) if mixed else word
+    return word.translate(_LEET) if mixed and not _MEASURE.fullmatch(word) else word
+
+
+def _widen(spans: Iterable[tuple[int, int]], length: int) -> list[tuple[int, int]]:
+    """Return the stretches around spans, overlapping ones merged; the whole text where they are many."""
+    stretches: list[tuple[int, int]] = []
+    for start, end in spans:
+        start, end = max(0, start - _AROUND), min(length, end + _AROUND)
+        if stretches and start <= stretches[-1][1]:
+            stretches[-1] = (stretches[-1][0], end)
+        else:
+            stretches.append((start, end))
+    return stretches if len(stretches) <= MAX_DECODED else [(0, length)]
 
 
 def _surround(pattern: re.Pattern[str], text: str) -> list[tuple[int, int]]:
@@ -168,29 +189,36 @@ def _join_letters(folded: Normalised) -> Iterable[View]:
         )
 
 
-def _transliterate(text: str) -> View | None:
+def _transliterate(text: str) -> Iterable[View]:
     """Spell words of other scripts in Latin letters; words that mix scripts are look-alikes, and stay folded."""
     from anyascii import anyascii
 
+    spelt = {}
+    for match in _WORD.finditer(text):
+        word = match.group()
+        if not word.isascii() and _FOREIGN_WORD.fullmatch(word):
+            latin = normalise(anyascii(word)).text
+            if latin != normalise(word).text:
+                spelt[match.span()] = latin
+    for begin, stop in _widen(spelt, len(text)):
+        yield _spell(text, begin, stop, spelt)
+
+
+def _spell(text: str, begin: int, stop: int, spelt: Mapping[tuple[int, int], str]) -> View:
+    """Return characters [begin, stop) of a text with the words that are spelt otherwise."""
     pieces: list[str] = []
     starts: list[int] = []
     ends: list[int] = []
-    cursor = 0
-    changed = False
-    for match in _WORD.finditer(text):
-        word = match.group()
-        if word.isascii() or not _FOREIGN_WORD.fullmatch(word):
+    cursor = begin
+    for (start, end), latin in spelt.items():
+        if start < begin or end > stop:
             continue
-        latin = normalise(anyascii(word)).text
-        changed = changed or latin != normalise(word).text
-        before = normalise(text[cursor : match.start()])
+        before = normalise(text[cursor:start])
         pieces += [before.text, latin]
-        starts += [cursor + place for place in before.starts] + [match.start()] * len(latin)
-        ends += [cursor + place for place in before.ends] + [match.end()] * len(latin)
-        cursor = match.end()
-    if not changed:
-        return None
-    rest = normalise(text[cursor:])
+        starts += [cursor + place for place in before.starts] + [start] * len(latin)
+        ends += [cursor + place for place in before.ends] + [end] * len(latin)
+        cursor = end
+    rest = normalise(text[cursor:stop])
     pieces.append(rest.text)
     starts += [cursor + place for place in rest.starts]
     ends += [cursor + place for place in rest.ends]

@@ -42,6 +42,8 @@ PART_BONUS = 16.0
 NAMESAKE_MALUS = -6.0
 MISS_SHARE = 0.01
 """Share of flagged forget windows that the first stage may clear."""
+ARMED_SHARE = 0.05
+"""Of kept rows: whoever scores below them neither is flagged nor arms the output guard."""
 _FIXED = ("name", "namesake", "part", "passage")
 _LEARNT = tuple(place for place, name in enumerate(SIGNALS) if name not in _FIXED)
 _PRIOR = {"fact": 2.0, "attribute": 3.0, "share": 3.0, "kept": -3.0, "other": -3.0, "forget": 4.0, "retain": -4.0}
@@ -345,7 +347,14 @@ class _Fitter:
         self.window_penalty = _tail_scale(fused[truth == 0])
         limit = float(np.quantile(fused[truth == 0], 1 - alpha))
         if not self._topics:  # A topic is told by the encoder alone.
-            self.triage = Triage.fit(lexical[truth == 1], fused[truth == 1] > limit, miss=MISS_SHARE)
+            triage = Triage.fit(lexical[truth == 1], fused[truth == 1] > limit, miss=MISS_SHARE)
+            encoded = fused - lexical @ fusion[:N_LEXICAL]
+            armed = float(np.quantile(fused[truth == 0], 1 - ARMED_SHARE))
+            self.triage = replace(
+                triage,
+                fusion=tuple(float(factor) for factor in fusion[:N_LEXICAL]),
+                least_fused=armed - float(encoded[truth == 1].max()),
+            )
         return Cascade(
             self.encoder,
             trial.index,

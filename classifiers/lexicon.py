@@ -165,6 +165,8 @@ _PEOPLES = {
 for _word in ("pole", "swede", "turkey"):
     _PEOPLES.pop(_word, None)
 _PEOPLES["turkish"] = "turkey"
+_COUNTRIES = frozenset(_PEOPLES.values())
+_CONTINENTS = frozenset("africa african america american arab asia asian europe european latin latina latino".split())
 _CENTURY = re.compile(r"\b(\d{1,2})(?:st|nd|rd|th)?[ -]century\b|\b(1[0-9]|20)(\d)0s\b")
 _YEAR = re.compile(r"\b(1[0-9]\d\d|20\d\d)\b")
 _MEDIEVAL = re.compile(r"\b(medieval|victorian|renaissance|ancient|elizabethan|byzantine|edwardian)\b")
@@ -206,6 +208,11 @@ _AFTER = re.compile(
 def find_country(word: str) -> str:
     """Return the country of a demonym, or the word itself."""
     return _PEOPLES.get(word, word)
+
+
+def is_origin_or_trade(word: str) -> bool:
+    """Return whether a folded word says where somebody is from, or what somebody does."""
+    return word in _PEOPLES or word in _COUNTRIES or word in _CONTINENTS or _singular(word) in _PROFESSIONS
 
 
 def describes(before: str, after: str) -> frozenset[str]:

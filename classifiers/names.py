@@ -30,6 +30,7 @@ WHOLE_NAME = 0.9
 """From this weight on a hit is a whole name, not a part of one."""
 """Words that may stand between the parts of a whole name."""
 _CONTEXT_CHARACTERS = 60
+_APART_CHARACTERS = 240
 _TITLE_CHARACTERS = 60
 _QUOTED = re.compile(r"(?<![^\W_])[\"'‘“][^\"‘“”\n]{2,60}?[\"'’”](?![^\W_])")
 _FAMILY_NAME, _GIVEN_NAME, _ORDINARY_NAME = 0.8, 0.25, 0.5
@@ -194,15 +195,34 @@ class NameFinder:
             for place, part in found
             if words[place][0] == alias.parts[part] and not self._is_foreign(number, place, words, view, original)
         }
-        if len({part for _, part in own}) == n_parts == len({place for place, _ in own if n_parts > 1}):
-            # All parts, far apart: "let A be …, let B be …".
-            return [NameHit(words[found[0][0]][1], words[found[-1][0]][2], alias.forget_id, WHOLE_NAME)]
+        if n_parts > 1 and (span := self._find_apart(alias, own, words, view, original)):
+            return [NameHit(*span, alias.forget_id, WHOLE_NAME)]
         best: NameHit | None = None
         for place, part in sorted(own):  # A near miss of one part alone is another name.
             weight = self.weigh(alias, part, is_capital=self._is_capital(words, place, view, original))
             if weight > (best.weight if best else 0.0):
                 best = NameHit(words[place][1], words[place][2], alias.forget_id, weight)
         return [best] if best else []
+
+    def _find_apart(
+        self,
+        alias: _Alias,
+        own: Iterable[tuple[int, int]],
+        words: Sequence[tuple[str, int, int]],
+        view: View,
+        original: str | None,
+    ) -> tuple[int, int] | None:
+        """Return the characters of a whole name told in pieces: "let A be …, let B be …"."""
+        latest: dict[int, int] = {}
+        for place, part in sorted(own):
+            if not self.weigh(alias, part, is_capital=self._is_capital(words, place, view, original)):
+                continue
+            latest = {other: where for other, where in latest.items() if where != place}
+            latest[part] = place
+            first = min(latest.values())
+            if len(latest) == len(alias.parts) and words[place][2] - words[first][1] <= _APART_CHARACTERS:
+                return words[first][1], words[place][2]
+        return None
 
     def _is_foreign(
         self, number: int, place: int, words: Sequence[tuple[str, int, int]], view: View, original: str | None

@@ -86,21 +86,28 @@ class Reading:
         self._sums: Floats | None = None
         if len(self.terms) > _LONG_TERMS:
             self._sums = reader.attributes.accumulate(self.terms)
+            self._totals = reader.attributes.accumulate_total(self.terms, _LONG_TERMS)
 
     @cached_property
     def strangers(self) -> list[tuple[int, int]]:
         """Spans of names, found only where a window needs them."""
         return find_strangers(self.view, self._original, self._reader.is_word)
 
-    def is_faint(self, start: int, end: int, weight: float) -> bool:
-        """Return whether a window surely holds no hit and less attribute weight than `weight` (nats / 10).
+    def is_faint(self, start: int, end: int, *, weight: float, share: float, heavy: float) -> bool:
+        """Return whether a window surely holds no hit and less attribute weight (nats / 10) than `weight`, or than `heavy`
+        and a smaller share than `share`.
 
-        A bound by prefix sums: in long text most windows are settled by it.
+        Bounds by prefix sums: in long text most windows are settled by them.
         """
         if self._sums is None or self._find_hits(start, end):
             return False
         first, last = bisect_left(self._starts, start), bisect_left(self._starts, end)
-        return bool((self._sums[last] - self._sums[first]).max(initial=0.0) < 10 * weight)
+        most = float((self._sums[last] - self._sums[first]).max(initial=0.0))
+        if most < 10 * weight:
+            return True
+        if last - first > _LONG_TERMS or most >= 10 * heavy:
+            return False
+        return most < share * float(self._totals[last] - self._totals[first])
 
     def judge(
         self, start: int = 0, end: int | None = None, *, without: Mapping[str, frozenset[str]] | None = None

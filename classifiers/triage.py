@@ -1,8 +1,9 @@
 """The first stage: clear plainly clean windows by their lexical signals alone, with a measured bound on misses.
 
-A window is cleared when a linear score of its lexical signals stays below a threshold. The threshold is the highest
-one at which at most `miss` of the held-out forget windows that the whole cascade flags would have been cleared; what
-was measured, and the upper Clopper-Pearson limit of it, are kept.
+A window is cleared when its attribute weight or share stays below a threshold: the highest one at which at most `miss` of
+the held-out forget windows that the whole cascade flags would have been cleared; what was measured, and the upper
+Clopper-Pearson limit of it, are kept. In a text of many windows, whose scores are charged for their number, a window is
+cleared too where the most that the encoder ever added to a forget row could not make up for the charge.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unlearn_guard.classifiers.signals import SIGNALS, Lexical
+from unlearn_guard.classifiers.signals import SIGNALS, Lexical, Reading
 
 Floats = npt.NDArray[np.float64]
 _SURE = ("name", "part", "fact", "passage", "namesake")
@@ -35,22 +36,37 @@ class Triage:
     least_share: float = 0.0
     n_measured: int = 0
     n_missed: int = 0
+    fusion: tuple[float, ...] = ()
+    """What each lexical signal adds to the fused score."""
+    least_fused: float = -math.inf
+    """The lexical part of a score below which no encoder helps, in a text of one window."""
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Triage:
         """Read what `to_record` wrote."""
-        return cls(**record)
+        return cls(**{**record, "fusion": tuple(record["fusion"])})
 
     def to_record(self) -> dict[str, Any]:
         """Return plain JSON."""
         return asdict(self)
 
-    def clears(self, lexical: Lexical) -> bool:
-        """Return whether a window is plainly clean."""
+    def clears(self, lexical: Lexical, charge: float = 0.0) -> bool:
+        """Return whether a window is plainly clean; `charge` is what its score loses to the number of windows."""
         if any(lexical[name] for name in _SURE):
             return False
         weight = lexical["attribute"]
-        return weight < self.least_weight or (lexical["share"] < self.least_share and weight < _HEAVY_WEIGHT)
+        if weight < self.least_weight or (lexical["share"] < self.least_share and weight < _HEAVY_WEIGHT):
+            return True
+        if not self.fusion or not charge:
+            return False
+        part = sum(factor * value for factor, value in zip(self.fusion, lexical.values, strict=True))
+        return part < self.least_fused + charge
+
+    def clears_unread(self, reading: Reading, start: int, end: int) -> bool:
+        """Return whether bounds alone show that a window of a long text is plainly clean."""
+        return self.least_weight > 0.0 and reading.is_faint(
+            start, end, weight=self.least_weight, share=self.least_share, heavy=_HEAVY_WEIGHT
+        )
 
     @property
     def miss_limit(self) -> float:

@@ -1,20 +1,23 @@
 """Optional: contrastive fine-tuning of the sentence encoder on forget and retain rows, with hard negatives.
 
 Anchors and positives are rows of one forget request; the hard negative of an anchor is the kept row that the untuned encoder
-finds nearest (Karpukhin et al. 2004.04906, §3.2). The tuned encoder is exported like any other, and the index, head and
-calibration are fitted on it as on any other.
+finds nearest (Karpukhin et al. 2004.04906, §3.2). It learns from rows as it will read them: without names. The tuned encoder is
+exported like any other, and index, head and calibration are fitted on it as on any other.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from unlearn_guard.classifiers.encoder import OnnxEncoder
 from unlearn_guard.classifiers.export import export_encoder, locate_encoder
+from unlearn_guard.classifiers.fitting import mask_text
+from unlearn_guard.classifiers.signals import make_judge, read_ranks
 from unlearn_guard.guard.errors import DataError
 from unlearn_guard.guard.rows import Row
 
@@ -35,7 +38,12 @@ def tune_encoder(
     )
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
-    triplets = make_triplets(OnnxEncoder(export_encoder(name)), forget, retain, seed=seed)
+    folder = export_encoder(name)
+    is_word = make_judge(read_ranks(folder / "tokenizer.json"))
+    masked = [
+        [replace(row, prompt="", text=mask_text(row.query, is_word)) for row in rows] for rows in (forget, retain)
+    ]
+    triplets = make_triplets(OnnxEncoder(folder), *masked, seed=seed)
     torch.manual_seed(seed)
     model = SentenceTransformer(str(locate_encoder(name)), device="cpu")
     trainer = SentenceTransformerTrainer(

@@ -85,6 +85,9 @@ def fit(
     precision: Annotated[Precision, typer.Option(help="The encoder's arithmetic; int8 is about twice as fast.")] = (
         Precision.fp32
     ),
+    tune_encoder: Annotated[
+        bool, typer.Option("--tune-encoder", help="Fine-tune the sentence encoder on the rows first; takes minutes.")
+    ] = False,
     elicit: Annotated[
         bool, typer.Option("--elicit", help="Ask the model what it knows about each name, and add what it repeats.")
     ] = False,
@@ -112,6 +115,7 @@ def fit(
         retain,
         documents=tuple(document or ()),
         precision=precision.value,  # type: ignore[arg-type]
+        tune_encoder=tune_encoder,
         elicit=elicit,
         clean=clean,
         interventions=(intervention,),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -80,6 +81,7 @@ def fit(
     classifier: Literal["cascade", "name-match"] = "cascade",
     encoder: str | None = None,
     precision: Literal["fp32", "int8"] = "fp32",
+    tune_encoder: bool = False,
     elicit: bool = False,
     device: str = "cpu",
     overwrite: bool = False,
@@ -91,7 +93,8 @@ def fit(
 
     forget, retain and clean are JSON-lines paths or rows; forget may be forget requests. `documents` are text files to
     forget whole. Without `retain`, built-in clean traffic stands in for it. `elicit` asks the model what it knows about
-    each name, and adds what it repeats. `precision` int8 screens about twice as fast. The first intervention is
+    each name, and adds what it repeats. `precision` int8 screens about twice as fast; `tune_encoder` first fine-tunes the
+    sentence encoder on the training rows, which takes minutes. The first intervention is
     the bundle's own. `private` keeps rows as keyed hashes; names, dates and titles still lie in the classifier, which
     cannot match without them. `eco` fixes kind, mask, strength or dims instead of what the search finds. Raises DataError for an empty, overlapping or too small
     set, RowError for a malformed line, SettingsError and DependencyError for the rest; nothing is written then.
@@ -147,8 +150,9 @@ def fit(
             from unlearn_guard.classifiers.export import DEFAULT_ENCODER, export_encoder
 
             name = encoder or DEFAULT_ENCODER
-            with report_step(f"encoder {name}"):
-                encoder_folder = export_encoder(name, precision)
+            with report_step(f"encoder {name}"), tempfile.TemporaryDirectory() as scratch:
+                source = _tune(name, split, Path(scratch), seed) if tune_encoder else name
+                encoder_folder = export_encoder(source, precision)
             with report_step(f"classifier from {len(forget_rows)} forget and {len(kept)} kept rows"):
                 fitted = fit_cascade(
                     requests,
@@ -191,6 +195,12 @@ def fit(
             metrics=metrics,
         )
     return Bundle.load(out)
+
+
+def _tune(name: str, split: Split, scratch: Path, seed: int) -> str:
+    from unlearn_guard.classifiers.tuning import tune_encoder
+
+    return str(tune_encoder(name, split.forget_train, split.retain_train, scratch / "tuned", seed=seed))
 
 
 def amend(

@@ -17,8 +17,8 @@ from unlearn_guard.guard.verdict import Verdict
 HELD_CHARACTERS = 96
 """Longer than a name, or than the words in order that make a verbatim run."""
 _SLACK_CHARACTERS = 16
-_STEP_CHARACTERS = 48
-_LOOK_BACK_CHARACTERS = 600
+_STEP_CHARACTERS = 72
+_LOOK_BACK_CHARACTERS = 400
 _LOOK_BACK_WORDS = 4
 _WINDOW_CHARACTERS = 400
 _SENTENCE_END = re.compile(r"[.!?。！？][\"'”’)\]]*\s|\n")

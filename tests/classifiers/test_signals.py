@@ -335,7 +335,7 @@ def test_faint_window_holds_no_hit_and_little_weight(words: list[str], data: st.
     (reading, *_) = READER.read(" ".join(words) + " bread" * 200)
     start = data.draw(st.integers(0, len(reading.view.text)))
     end = data.draw(st.integers(start, len(reading.view.text)))
-    if reading.is_faint(start, end, 0.4):
+    if reading.is_faint(start, end, weight=0.4, share=0.3, heavy=1.5):
         found = reading.judge(start, end)
         assert found["attribute"] < 0.4
         assert not any(found[name] for name in ("name", "namesake", "part", "fact", "passage"))
@@ -344,7 +344,9 @@ def test_faint_window_holds_no_hit_and_little_weight(words: list[str], data: st.
 def test_most_of_a_long_harmless_text_is_faint() -> None:
     (reading, *_) = READER.read("People bake bread at home. " * 200)
     windows = cut_windows(reading.view.text)
-    assert sum(reading.is_faint(start, end, 0.9) for start, end in windows) > 0.9 * len(windows)
+    assert sum(reading.is_faint(start, end, weight=0.9, share=0.0, heavy=0.0) for start, end in windows) > 0.9 * len(
+        windows
+    )
 
 
 def test_windows_of_a_long_text_read_it_a_few_times_at_most(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from unlearn_guard.classifiers.tuning import make_triplets
+from unlearn_guard.classifiers.encoder import OnnxEncoder
+from unlearn_guard.classifiers.export import DEFAULT_ENCODER, export_encoder
+from unlearn_guard.classifiers.tuning import make_triplets, tune_encoder
 from unlearn_guard.guard.errors import DataError
 from unlearn_guard.guard.rows import Row
 
@@ -71,3 +74,12 @@ def test_choice_of_siblings_is_deterministic_in_its_seed() -> None:
 def test_nothing_to_tune_on_is_refused(forget: list[Row], retain: list[Row]) -> None:
     with pytest.raises(DataError, match="nothing to tune the encoder on"):
         triplets(forget, retain)
+
+
+@pytest.mark.slow
+def test_a_tuned_encoder_is_another_and_can_be_exported(tmp_path: Path) -> None:
+    forget = [Row(f"What did the pilot do in {year}?", forget_id=f"p{year % 3}") for year in range(1990, 2002)]
+    retain = [Row(f"What did the cook do in {year}?") for year in range(1990, 2000)]
+    tuned = export_encoder(str(tune_encoder(DEFAULT_ENCODER, forget, retain, tmp_path / "tuned")))
+    before, after = (OnnxEncoder(folder).encode([forget[0].query])[0] for folder in (export_encoder(), tuned))
+    assert 0.2 < float(before @ after) < 0.9999
