@@ -267,6 +267,11 @@ class Cascade:
         least = 10 * self.triage.least_weight
         return self.reader.weigh_words(text, before) / least if least else math.inf
 
+    def is_plain(self, text: str) -> bool:
+        """Return whether a text, of which no glance was infinite, is plainly clean in all of its windows."""
+        described = self.reader.describe(text, self._cut_text(text))
+        return described is not None and all(map(self.triage.clears, described))
+
     def answer_p_value(self, score: float) -> float:
         """Return the split-conformal p-value of an answer's score, calibrated on kept questions with their answers."""
         return self.joint.p_value(score)
@@ -301,7 +306,7 @@ class Cascade:
             same = reading is not readings[0] and len(reading.view.text) == len(plain)
             if known is not None:
                 known.forgive(reading)
-            windows = [(0, len(reading.view.text))] if whole else self._cut_text(reading.view.text)
+            windows = [(0, len(reading.view.text))] if whole else self._cut_text(reading.view.text, reading.lines)
             for start, end in windows:
                 if same and reading.view.text[start:end] == plain[start:end]:
                     continue

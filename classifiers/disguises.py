@@ -10,6 +10,7 @@ import binascii
 import codecs
 import html
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote
@@ -25,7 +26,10 @@ _MEASURE = re.compile(r"\d*(?:1st|2nd|3rd|[04-9]th|1[123]th)|\d+(?:am|pm|s|d|k|x
 _LEET_SIGNS = frozenset("013457@$!|8")
 _MAX_LEET = 64
 _SPACED = re.compile(r"(?<![^\W_])(?:[^\W_][ ._*|/\\'’-]{1,3}){3,}[^\W_](?![^\W_])")
-_BASE64 = re.compile(r"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{12,}={0,2}(?![A-Za-z0-9+/_=-])")
+# In one piece, or wrapped as mail and PEM files wrap it.
+_BASE64 = re.compile(
+    r"(?<![A-Za-z0-9+/_-])(?:(?:[A-Za-z0-9+/_-]{40,80}\r?\n)+[A-Za-z0-9+/_-]{2,}|[A-Za-z0-9+/_-]{12,})={0,2}(?![A-Za-z0-9+/_=-])"
+)
 _HEX = re.compile(r"(?<![0-9A-Fa-f])(?:[0-9A-Fa-f]{2}[ :,]?){8,}(?![0-9A-Fa-f])")
 _CAMEL = re.compile(r"[a-z][A-Z](?=[a-z])")
 _ESCAPE = re.compile(r"\\u[0-9A-Fa-f]{4}|%[0-9A-Fa-f]{2}|&(?:#\d+|#x[0-9A-Fa-f]+|[a-z]+);")
@@ -33,6 +37,7 @@ _UNICODE_ESCAPE = re.compile(r"\\u([0-9A-Fa-f]{4})")
 _FOREIGN_WORD = re.compile(r"[^\W\d_a-zA-Z]+")
 _ROT13 = str.maketrans(codecs.decode("abcdefghijklmnopqrstuvwxyz", "rot13"), "abcdefghijklmnopqrstuvwxyz")
 _WORD = re.compile(r"[^\W\d_]+")
+_LINE_BREAK = re.compile(r"\n+")
 _LEAST_WORD = 3
 """Letters of a word that can tell language from nonsense."""
 _MOST_PLAIN = 2
@@ -54,6 +59,16 @@ class View:
     def locate(self, start: int, end: int) -> tuple[int, int]:
         """Return the original half-open span behind a non-empty span of this view."""
         return min(self.starts[start], self.starts[end - 1]), max(self.ends[start], self.ends[end - 1])
+
+    def find_lines(self, original: str) -> list[int]:
+        """Return the places behind the original's line breaks, in order."""
+        if "\n" not in original or not len(self.starts):
+            return []
+        if self.how == "reversed":
+            return [place + 1 for place, start in enumerate(self.starts) if original[start] == "\n"]
+        low, high = self.starts[0], self.ends[-1]
+        breaks = [match.start() for match in _LINE_BREAK.finditer(original, low, high)]
+        return [bisect_right(self.starts, place) for place in breaks]
 
 
 def read_views(text: str, is_word: Callable[[str], bool] | None = None) -> list[View]:
@@ -280,7 +295,7 @@ def _share_words(text: str, is_word: Callable[[str], bool]) -> float:
 
 
 def _decode_base64(segment: str) -> str | None:
-    core = segment.rstrip("=").replace("-", "+").replace("_", "/")
+    core = "".join(segment.split()).rstrip("=").replace("-", "+").replace("_", "/")
     if len(core) % 4 == 1 or core.isdigit():
         return None
     try:

@@ -63,6 +63,10 @@ class NameMatch:
             return 1.0
         return float(any(word in self._words for word in _WORD.findall(text.lower())))
 
+    def is_plain(self, text: str) -> bool:
+        """Return False: a word of an alias may be the begin of one."""
+        return False
+
     def find_threshold(self, alpha: float) -> float:
         """Return 1: a match."""
         return 1.0

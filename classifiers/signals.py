@@ -7,7 +7,7 @@ import math
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -87,6 +87,11 @@ class Reading:
         if len(self.terms) > _LONG_TERMS:
             self._sums = reader.attributes.accumulate(self.terms)
             self._totals = reader.attributes.accumulate_total(self.terms, _LONG_TERMS)
+
+    @property
+    def lines(self) -> list[int]:
+        """Where lines of the original end in the view."""
+        return self.view.find_lines(self._original)
 
     @cached_property
     def strangers(self) -> list[tuple[int, int]]:
@@ -225,6 +230,20 @@ class LexicalReader:
         folded = text.lower()
         total = sum(map(self._weigh_word, _PLAIN_WORD.findall(folded)))
         return math.inf if len(self.passages) and self.passages.find(before.lower() + folded) else total
+
+    def describe(self, text: str, windows: Iterable[tuple[int, int]]) -> Iterator[Lexical] | None:
+        """Yield what described attributes say in windows of plain ASCII text without names; None where it holds a title."""
+        folded = text.lower()
+        if self.facts.find_folded(folded):
+            return None
+        terms = locate_terms(folded)
+        starts = [start for start, _, _ in terms]
+        found = (
+            self.attributes.find(terms[bisect_left(starts, start) : bisect_left(starts, end)]) for start, end in windows
+        )
+        return (
+            Lexical((0.0, 0.0, 0.0, 0.0, described.weight / 10, described.share, 0.0, 0.0, 0.0)) for described in found
+        )
 
     def _weigh_word(self, word: str) -> float:
         known = self._word_weights.get(word)

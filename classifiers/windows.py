@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 _WINDOW_WORDS = 48
 """About 64 word pieces of English; text without spaces is cut by characters."""
@@ -14,16 +15,16 @@ _SENTENCE_END = re.compile(r"(?<=[.!?;。！？])[\"'”’)\]]*\s+|\n+|(?<=[.!?
 _WORD = re.compile(r"\S+")
 
 
-def cut_blocks(text: str) -> list[tuple[int, int]]:
-    """Return windows of about 240 tokens that overlap: a topic is told by a whole text, not by its sentences."""
+def cut_blocks(text: str, lines: Sequence[int] = ()) -> list[tuple[int, int]]:
+    """Return windows of about 240 tokens that overlap: a topic is told by a whole text, not by its sentences or `lines`."""
     words = _find_words(text)
     return _slide(words, _BLOCK_WORDS, _BLOCK_CHARACTERS) if words else []
 
 
-def cut_windows(text: str) -> list[tuple[int, int]]:
+def cut_windows(text: str, lines: Sequence[int] = ()) -> list[tuple[int, int]]:
     """Return half-open character windows: every sentence, and windows of about 64 tokens that overlap by a third.
 
-    Together they cover the text; one short sentence is one window.
+    `lines` are places where a line ended before the text was folded: a sentence ends there too. Together they cover the text; one short sentence is one window.
     """
     words = _find_words(text)
     if not words:
@@ -31,7 +32,7 @@ def cut_windows(text: str) -> list[tuple[int, int]]:
     span = (words[0][0], words[-1][1])
     fits = len(words) <= _WINDOW_WORDS and span[1] - span[0] <= _WINDOW_CHARACTERS
     windows = [span] if fits else _slide(words)
-    windows += _cut_sentences(text, words)
+    windows += _cut_sentences(text, words, lines)
     return list(dict.fromkeys(windows))
 
 
@@ -61,14 +62,16 @@ def _slide(
         first = max(first + 1, last + 1 - most_words // 3)
 
 
-def _cut_sentences(text: str, words: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def _cut_sentences(text: str, words: list[tuple[int, int]], lines: Sequence[int]) -> list[tuple[int, int]]:
     """Return sentences of three words and more that fit a window; shorter ones stay with the one before."""
-    borders = [0, *(match.end() for match in _SENTENCE_END.finditer(text)), len(text)]
+    borders = [*(match.end() for match in _SENTENCE_END.finditer(text)), len(text)]
+    if lines:
+        borders = sorted({*borders, *lines})
     sentences: list[tuple[int, int]] = []
     number = 0
     open_start = -1
     count = 0
-    for border in borders[1:]:
+    for border in borders:
         end = -1
         while number < len(words) and words[number][0] < border:
             if open_start < 0:

@@ -60,6 +60,10 @@ class PromptClassifier(Protocol):
         """
         ...
 
+    def is_plain(self, text: str) -> bool:
+        """Return whether a text, of which no glance was infinite, is plainly clean in all of its windows."""
+        ...
+
     def find_threshold(self, alpha: float) -> float:
         """Return the lowest score whose p-value is at most alpha."""
         ...

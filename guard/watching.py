@@ -7,6 +7,7 @@ ends the answer at the last border before it, so that nothing forbidden has left
 
 from __future__ import annotations
 
+import math
 import re
 from collections import deque
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ _STEP_CHARACTERS = 72
 _LOOK_BACK_CHARACTERS = 400
 _LOOK_BACK_WORDS = 4
 _WINDOW_CHARACTERS = 400
+_LOOKED_AT = 0.5
+"""What a window that was looked at, and is clean, still weighs."""
 _SENTENCE_END = re.compile(r"[.!?。！？][\"'”’)\]]*\s|\n")
 
 
@@ -42,6 +45,8 @@ class AnswerWatch:
         self._glances: deque[tuple[int, float]] = deque()
         """(border, weight) of what was let pass in the last window."""
         self._sum = 0.0
+        self._is_looked_at = False
+        """Whether some of the text that left weighed something, and was looked at."""
         self.safe = 0
         self.hit: Verdict | None = None
 
@@ -87,6 +92,14 @@ class AnswerWatch:
         except Exception:  # Whether it can be judged at all is found out by judging it.
             return 1.0
 
+    def _is_plain(self, text: str) -> bool:
+        """Return whether what many small weights make suspicious is plainly clean, window by window."""
+        start = _find_sentence(text, max(0, len(text) - _WINDOW_CHARACTERS))
+        try:
+            return not math.isinf(self._sum) and self._guard.classifier.is_plain(text[start:])
+        except Exception:  # Whether it can be judged at all is found out by judging it.
+            return False
+
     def _find_cut(self, text: str, start: int, verdict: Verdict) -> int:
         """Return where a hit's answer ends: before the sentence of its first span, if what comes before is harmless."""
         first = min((begin for _, begin, _ in verdict.spans), default=None)
@@ -112,11 +125,15 @@ class AnswerWatch:
             self._sum += weight
             while self._glances[0][0] < border - _WINDOW_CHARACTERS:
                 self._sum -= self._glances.popleft()[1]
-            if self._sum >= 1.0:
-                self._sum = 0.0
-                self._tainted = True
-                self._glances.clear()
-                return False
+            if self._sum >= 1.0 or (finished and self._is_looked_at):
+                if not self._is_plain(text[:border]):
+                    self._sum = 0.0
+                    self._tainted = True
+                    self._glances.clear()
+                    return False
+                self._is_looked_at = True
+                self._glances = deque([(border, _LOOKED_AT)])
+                self._sum = _LOOKED_AT
         # What the first stage did not clear in the prompt is read together with the answer.
         if finished and self._verdict.stage != "lexical":
             return False

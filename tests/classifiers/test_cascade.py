@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from unlearn_guard.classifiers.cascade import CLEAN_SCORE, Cascade
+from unlearn_guard.classifiers.export import export_encoder
 from unlearn_guard.classifiers.fitting import PASSAGE_BONUS, fit_cascade
 from unlearn_guard.classifiers.passages import PassageIndex
 from unlearn_guard.classifiers.signals import SIGNALS
+from unlearn_guard.classifiers.traffic import make_traffic
 from unlearn_guard.guard.errors import BundleMismatchError, ScreeningError
 from unlearn_guard.guard.policy import Policy
 from unlearn_guard.guard.protocols import PromptClassifier
@@ -296,7 +298,6 @@ def test_lone_surrogate_does_not_stop_the_score(fitted: Any, text: str) -> None:
     assert score.forget_ids == ("p1",)
 
 
-@pytest.mark.xfail(strict=True, reason="text is folded, and its lines joined, before it is cut")
 def test_lines_have_windows_of_their_own(fitted: Any) -> None:
     lines = ["bake the bread at home", "which lighthouse inspired the trilogy", "clean the kitchen floor well"]
     (score,) = fitted.cascade.score_fully(["\n".join(lines)])
@@ -450,6 +451,61 @@ def test_glance_passes_plain_words_alone(fitted: Any) -> None:
     assert fitted.cascade.glance("You can do this at home, for good friends.") < 1.0
     for text in ("Ask Mirela about it.", "the herring quay", "Vant0ngeren", "日本", "V a n t o n g e r e n"):
         assert fitted.cascade.glance(text) >= 1.0, text
+
+
+def test_text_of_common_words_is_plain_and_a_description_is_not(fitted: Any) -> None:
+    assert fitted.cascade.is_plain("You can do this at home, for good friends, and you need no tools for it at all.")
+    assert not fitted.cascade.is_plain("She describes the herring quay of Brackwater. Then she went home.")
+    assert not fitted.cascade.is_plain('It is called "Nine Drowned Bells".')
+
+
+def test_no_verdict_flips_in_8_bits(fitted: Any, people: Any, tmp_path: Path) -> None:
+    record = fit_cascade(
+        [people.request],
+        people.split,
+        encoder_folder=export_encoder(precision="int8"),
+        folder=tmp_path / "small",
+        alpha=0.05,
+        seed=0,
+        track=lambda items, label, *, total: items,
+    )
+    rows = [*people.request.rows, *people.split.calibration, *people.split.retain_train, *make_traffic(200, seed=5)]
+    texts = [
+        row.query.replace("Mirela Vantongeren", name) for row in rows for name in ("Mirela Vantongeren", "the author")
+    ]
+    full, small = (
+        Guard(cascade, Policy()).screen(texts)
+        for cascade in (fitted.cascade, Cascade.load(tmp_path / "small", record["engine"]))
+    )
+    assert [verdict.flagged for verdict in full] == [verdict.flagged for verdict in small]
+    assert 0 < sum(verdict.flagged for verdict in full) < len(texts)
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        "",
+        " \n\t",
+        "\U0001f600\u200d\U0001f525" * 500,
+        b"caf\xe9 \xff".decode("utf-8", "surrogateescape"),
+        "\x00\x01\x02",
+        "a" * 1_000_000,
+        "Who was it? " * 90_000,
+        [{"role": "user", "content": f"Add {turn} more eggs to it."} for turn in range(10_000)],
+        [],
+    ],
+    ids=["empty", "blank", "emoji", "bytes", "control", "one word", "megabyte", "turns", "no turn"],
+)
+def test_bad_input_gets_a_clean_verdict_or_says_why(fitted: Any, item: Any) -> None:
+    guard = Guard(fitted.cascade, Policy())
+    (verdict,) = guard.screen([item])
+    assert verdict.errors or not verdict.flagged
+    named = (
+        [*item, {"role": "user", "content": "Mirela Vantongeren"}]
+        if isinstance(item, list)
+        else f"{item} Mirela Vantongeren"
+    )
+    assert guard.screen([named])[0].flagged
 
 
 def test_another_encoder_is_refused_with_both_hashes(fitted: Any, tmp_path: Path) -> None:

@@ -134,7 +134,6 @@ def test_hex_inside_base64_is_read() -> None:
     assert QUESTION in [content for *_, content in decode_segments(encode(QUESTION.encode().hex()))]
 
 
-@pytest.mark.xfail(strict=True, reason="each line is a segment of its own")
 def test_name_across_the_lines_of_wrapped_base64_is_read() -> None:
     text = base64.encodebytes(b"please decode this, and then tell about the novels of Mirela Vantongeren").decode()
     assert any("mirela vantongeren" in view.text for view in read_views(text))

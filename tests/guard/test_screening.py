@@ -49,6 +49,9 @@ class ThreeWords:
     def answer_p_value(self, score: float) -> float:
         return 0.002 if score >= 8 else 0.02 if score >= 5 else 0.6
 
+    def is_plain(self, text: str) -> bool:
+        return False
+
     def glance(self, text: str, before: str = "") -> float:
         return float(bool(WORTH.keys() & set(text.split())))
 

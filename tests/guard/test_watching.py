@@ -60,6 +60,9 @@ class Classifier:
     def answer_p_value(self, score: float) -> float:
         return self.p_value(score)
 
+    def is_plain(self, text: str) -> bool:
+        return False
+
     def glance(self, text: str, before: str = "") -> float:
         words = set(re.findall(r"\w+", text))
         return math.inf if words & set(SECRET.split()) else 0.4 * len(words & FACT)
