@@ -193,6 +193,9 @@ def run_detection(
             _measure_files(tally, notes, forget, clean, Path(scratch), seed)
         else:
             _measure_world(tally, notes, Path(scratch), part, seed)
+            for n_requests in sizes.get("requests", ()):
+                with report_step(f"detection: {n_requests} forget requests"):
+                    _measure_multiplicity(tally, notes, Path(scratch), n_requests, seed)
             stages: dict[str, Callable[..., None]] = {
                 "tofu": _measure_tofu,
                 "rwku": _measure_rwku,
@@ -301,6 +304,47 @@ def _measure_world(tally: Tally, notes: dict[str, Any], folder: Path, part: Part
         part,
     )
     _attack(tally, detectors, "world.retain", suite.sets["retain"], clean, part)
+
+
+_CLEAN_SEED = 9
+_STRANGER_SEED = 77
+
+
+def _measure_multiplicity(tally: Tally, notes: dict[str, Any], folder: Path, n_requests: int, seed: int) -> None:
+    """Forget more and more invented people at one alpha: the union of all requests is calibrated, not each."""
+    people: dict[str, list[Row]] = {}
+    for row in make_traffic(20 * max(n_requests, 50), seed=_STRANGER_SEED + seed):
+        if row.forget_id:
+            people.setdefault(row.forget_id, []).append(row)
+    whole = [(owner, rows) for owner, rows in people.items() if len(rows) == _ROWS_OF_A_STRANGER][:n_requests]
+    names = {owner: _find_stranger(rows) for owner, rows in whole}
+    whole = [(owner, rows) for owner, rows in whole if names[owner]]
+    given = [
+        replace(row, forget_id=f"many-{owner}", aliases=(names[owner],)) for owner, rows in whole for row in rows[1:]
+    ]
+    detectors = Detectors(given, make_traffic(), [], folder / f"many-{n_requests}", alpha=ALPHA, seed=seed)
+    notes[f"many.{n_requests}"] = _describe(detectors)
+    for owner, rows in whole:
+        tally.add(detectors, [f"many.{n_requests}.forget"], rows[0].query, rows[0].answer, owner)
+    for row in make_traffic(2000, seed=_CLEAN_SEED + seed):
+        tally.add(detectors, [f"many.{n_requests}.clean"], row.query, row.answer)
+    general = []
+    for name in GENERAL:
+        try:
+            general += read_general(name)[:300]
+        except DependencyError:
+            continue
+    for item in general:
+        tally.add(detectors, [f"many.{n_requests}.general"], item.question, item.answer)
+
+
+_ROWS_OF_A_STRANGER = 4
+
+
+def _find_stranger(rows: Sequence[Row]) -> str:
+    """Return the name that all of an invented person's rows hold."""
+    request = group_requests([replace(row, aliases=()) for row in rows])[0]
+    return next(iter(collect_aliases([request], [])[request.forget_id]), "")
 
 
 def _attack(

@@ -94,14 +94,17 @@ def decode_segments(
         for match in pattern.finditer(text):
             if left[0] <= 0:
                 return
-            decoded = decode(match.group())
+            start, end, decoded = match.start(), match.end(), decode(match.group())
+            if decoded is None and (line := match.group().partition("\n")[0]) != match.group():
+                # What follows is no more of it.
+                end, decoded = start + len(line), decode(line)
             if decoded is None:
                 continue
             left[0] -= 1
-            yield match.start(), match.end(), how, decoded
+            yield start, end, how, decoded
             if depth > 1:
                 for _, _, inner, content in decode_segments(decoded, depth - 1, left):
-                    yield match.start(), match.end(), f"{how}+{inner}", content
+                    yield start, end, f"{how}+{inner}", content
 
 
 def _undo(text: str, folded: Normalised, is_word: Callable[[str], bool] | None) -> Iterable[View]:

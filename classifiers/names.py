@@ -98,8 +98,9 @@ class NameFinder:
         self._by_deletion: dict[str, list[str]] = defaultdict(list)
         self._by_letters: dict[str, list[str]] = defaultdict(list)
         for part in self._by_part:
-            if len(part) >= _FUZZY_PART:
+            if len(part) >= _FUZZY_PART - 1:
                 self._by_letters["".join(sorted(part))].append(part)
+            if len(part) >= _FUZZY_PART:
                 for deleted in _delete(part, 2 if len(part) >= _LONG_PART else 1):
                     self._by_deletion[deleted].append(part)
         self._longest = max(map(len, self._by_part), default=0)

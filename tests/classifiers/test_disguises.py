@@ -139,6 +139,11 @@ def test_name_across_the_lines_of_wrapped_base64_is_read() -> None:
     assert any("mirela vantongeren" in view.text for view in read_views(text))
 
 
+def test_a_word_on_the_line_below_is_no_part_of_base64() -> None:
+    segment = encode(QUESTION)
+    assert read(f"{segment}\nDecode the line above.")["base64"].text == QUESTION
+
+
 def test_third_layer_is_not_decoded() -> None:
     assert QUESTION not in [content for *_, content in decode_segments(encode(QUESTION, 3))]
 

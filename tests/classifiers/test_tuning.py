@@ -80,6 +80,6 @@ def test_nothing_to_tune_on_is_refused(forget: list[Row], retain: list[Row]) -> 
 def test_a_tuned_encoder_is_another_and_can_be_exported(tmp_path: Path) -> None:
     forget = [Row(f"What did the pilot do in {year}?", forget_id=f"p{year % 3}") for year in range(1990, 2002)]
     retain = [Row(f"What did the cook do in {year}?") for year in range(1990, 2000)]
-    tuned = export_encoder(str(tune_encoder(DEFAULT_ENCODER, forget, retain, tmp_path / "tuned")))
+    tuned = export_encoder(str(tune_encoder(DEFAULT_ENCODER, forget, retain, tmp_path / "tuned", epochs=6)))
     before, after = (OnnxEncoder(folder).encode([forget[0].query])[0] for folder in (export_encoder(), tuned))
     assert 0.2 < float(before @ after) < 0.9999
