@@ -101,7 +101,8 @@ _PARTICLES = frozenset("de del da von van der al bin ibn el".split())
 _POSSESSIVES = ("'s", "’s")
 _OPENERS = frozenset(
     "a an and are as at author can could describe did do does for from has have how in is it mr mrs ms name of on "
-    "please tell the then there this that to was were what when where which who whom whose why with would yes no".split()
+    "please she tell the then there they this that to was we were what when where which who whom whose why with would yes no "
+    "you".split()
 )
 
 
@@ -129,22 +130,30 @@ def mine_aliases(request: ForgetRequest, kept: Iterable[Row], *, min_share: floa
 
 def _find_names(text: str) -> Iterable[str]:
     run: list[str] = []
+    after_initial = False
     for match in _TOKEN.finditer(text + " ."):
         word = match.group()
-        if word[0].isupper() and not (not run and word.casefold() in _OPENERS):
+        if word[0].isupper() and not ((not run or after_initial) and word.casefold() in _OPENERS):
             run.append(word)
             if word.endswith(_POSSESSIVES):
                 yield from _close(run)
+        elif word == "." and run and len(run[-1]) == 1 and not after_initial:
+            run[-1] += "."
+            after_initial = True  # "Jane Q. Roe" goes on, "plan B. The" does not.
+            continue
         elif not (run and word in _PARTICLES):
             yield from _close(run)
         else:
             run.append(word)
+        after_initial = False
 
 
 def _close(run: list[str]) -> Iterable[str]:
     """Yield the run as a name if it is one, and empty it."""
     words = [word.rstrip("-'’") for word in run]
     run.clear()
+    while words and len(words[-1].rstrip(".")) == 1:
+        words.pop()
     while words and words[-1] in _PARTICLES:
         words.pop()
     if words and words[-1].endswith(_POSSESSIVES):

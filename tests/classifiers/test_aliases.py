@@ -149,3 +149,16 @@ def test_name_inside_a_longer_one_that_kept_rows_hold_is_pruned() -> None:
 )
 def test_name_is_a_run_of_capitalised_words(text: str, names: tuple[str, ...]) -> None:
     assert mine([text, f"{text}!"], []) == names
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("Where was Jane Q. Roe born?", ("Jane Q. Roe",)),
+        ("The books of J. R. R. Holm sell well.", ("J. R. R. Holm",)),
+        ("They made plan B. The Jane Roe of old agreed.", ("Jane Roe",)),
+    ],
+)
+def test_initials_inside_a_name_belong_to_it(text: str, names: tuple[str, ...]) -> None:
+    request = ForgetRequest("p1", rows=(Row(text), Row(f"Well. {text}")))
+    assert mine_aliases(request, ()) == names
