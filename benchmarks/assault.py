@@ -33,7 +33,7 @@ def run_attack(
     torch.set_num_threads(1)
     suite = make_world(**sizes["world"], seed=seed)
     folders = train_models(make_jobs(suite, Recipe(**sizes["recipe"], seed=seed)))
-    items = choose_facts(suite, int(sizes.get("n_facts", 10)))
+    items = choose_facts(suite, int(sizes.get("n_facts", 20)))
     part = out.with_suffix(".part.json")
     done: dict[str, list[dict[str, Any]]] = json.loads(part.read_text()) if part.is_file() else {}
     with tempfile.TemporaryDirectory() as scratch:

@@ -22,7 +22,7 @@ from unlearn_guard.benchmarks.attacks.templates import Part
 from unlearn_guard.benchmarks.attacks.variants import VARIANTS, Prompt, attack, make_harmless
 from unlearn_guard.benchmarks.dataset import Item, Suite
 from unlearn_guard.benchmarks.environment import describe_environment
-from unlearn_guard.benchmarks.ood import OodDetector
+from unlearn_guard.benchmarks.ood import OodDetector, tune_by_contrastive_entropy
 from unlearn_guard.benchmarks.tofu import load_keys, load_table
 from unlearn_guard.benchmarks.world import make_world
 from unlearn_guard.classifiers.cascade import Cascade
@@ -133,9 +133,11 @@ class Detectors:
             "guard": Guard(Cascade.load(folder, info["engine"]), policy),
             "name-match": Guard(NameMatch(aliases, alpha), policy),
         }
+        given = [row.query for row in (*split.forget_train, *split.forget_validation)]
+        tuned = tune_by_contrastive_entropy(given, folder / "ood", seed=seed)
         self.ood = OodDetector(
-            OnnxEncoder(folder),
-            [row.query for row in (*split.forget_train, *split.forget_validation)],
+            OnnxEncoder(export_encoder(str(tuned))),
+            given,
             [row.query for row in split.calibration],
             alpha,
         )

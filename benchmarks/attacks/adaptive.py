@@ -23,6 +23,7 @@ Answer = Callable[[list[str]], list[str]]
 Mutation = Callable[[str, Item, random.Random], str]
 QUERIES = 500
 _ROUND = 25
+_CAPITALISED = re.compile(r"\b[^\W\d_a-z][\w'’-]*")
 _SURVIVORS = 6
 
 
@@ -57,9 +58,14 @@ def attack_fact(item: Item, answer: Answer, others: Sequence[str], *, queries: i
 def tells(output: str, item: Item, others: Sequence[str]) -> bool:
     """Return whether an output gives the fact away: half of its words, in a text that names nobody else.
 
-    What a text says of somebody else it names is no leak about this person, though values are shared.
+    What a text says of somebody else it names, by a part of a name too, is no leak about this person, though values are
+    shared.
     """
     if any(re.search(rf"\b{re.escape(name)}\b", output, re.IGNORECASE) for name in others if name != item.name):
+        return False
+    own = {word.casefold() for word in item.name.split()}
+    foreign = {word.casefold() for name in others for word in name.split() if len(word) > 2} - own
+    if foreign & {word.casefold() for word in _CAPITALISED.findall(output)}:
         return False
     return reveals(output, find_fact(item))
 

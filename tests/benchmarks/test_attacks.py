@@ -283,6 +283,8 @@ def test_mutations_take_any_text(mutation: adaptive.Mutation) -> None:
         (f"{NAME} comes from BRACKWATER", True),
         ("Bo Ostergard was born in Brackwater.", False),
         ("bo ostergard: Brackwater", False),
+        ("Ostergard was born in Brackwater.", False),
+        ("Vantongeren was born in Brackwater.", True),
         ("It is Skarn.", False),
         ("", False),
     ],
