@@ -1,8 +1,8 @@
 """Adding and removing forget requests of a fitted classifier, without fitting the rest again.
 
 Names, titles, passages, described attributes, told facts and neighbours are kept by forget request, and come and go with
-it. Head and fusion stay: they say how evidence weighs, not whose it is. Removing lowers scores, so the calibration holds;
-adding may raise them, and `recalibrate` scores clean rows again.
+it. Head and fusion stay: they say how evidence weighs, not whose it is. Scores of clean rows change with both, so
+`recalibrate` scores them again.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ import numpy as np
 from unlearn_guard.classifiers.aliases import mine_aliases
 from unlearn_guard.classifiers.answers import mine_answers
 from unlearn_guard.classifiers.attributes import Weights
-from unlearn_guard.classifiers.calibration import Calibration
-from unlearn_guard.classifiers.cascade import Cascade, read_strata
+from unlearn_guard.classifiers.cascade import Cascade, read_calibrations
 from unlearn_guard.classifiers.encoder import OnnxEncoder
 from unlearn_guard.classifiers.facts import mine_facts
-from unlearn_guard.classifiers.fitting import BUILT_IN, hash_row, leave_out_named, mask_text, score_clean
+from unlearn_guard.classifiers.fitting import hash_row, leave_out_named, mask_text, score_clean
 from unlearn_guard.classifiers.index import NeighbourIndex
 from unlearn_guard.classifiers.passages import PassageIndex
 from unlearn_guard.classifiers.signals import make_judge, mine_request, read_ranks
@@ -125,20 +124,18 @@ def recalibrate(folder: Path, engine: str, rows: Sequence[Row]) -> dict[str, Any
     from safetensors.numpy import load_file, save_file
 
     old = load_file(folder / "calibration.safetensors")
+    strata = json.loads((folder / "aliases.json").read_text(encoding="utf-8"))["strata"]
     requested = float(old["alpha"][1])
     classifier = Cascade.load(folder, engine)
     digests = old["digests"].tolist()
-    found = {digest: row for row in rows if (digest := hash_row(row)) in set(digests)}
-    used = leave_out_named(classifier, list(found.values()))
-    arrays = score_clean(classifier, used, requested)
+    wanted = set(digests)
+    found = {digest: row for row in rows if (digest := hash_row(row)) in wanted}
+    used = leave_out_named(classifier, [found[digest] for digest in digests if digest in found])
+    arrays = score_clean(classifier, used, strata, requested)
     left = [place for place, digest in enumerate(digests) if digest not in found]
-    for name in ("fused", "joint", "served", "digests"):
+    for name in ("fused", "joint", "served", "digests", "strata"):
         arrays[name] = np.concatenate([arrays[name], old[name][left]])
-    if left:  # Which of the old scores belong to a stratum is not known any more.
-        arrays.update(
-            {name: old[name] for name in old if name.startswith("stratum:") and name != f"stratum:{BUILT_IN}"}
-        )
-    calibration = Calibration.fit(arrays["fused"], requested, read_strata(arrays))
+    calibration, _ = read_calibrations(arrays, strata, requested)
     arrays["alpha"] = np.array([calibration.alpha, requested], np.float64)
     save_file(arrays, folder / "calibration.safetensors")
     return {"alpha": calibration.alpha, "n_calibration": len(arrays["fused"]), "n_scored_again": len(used)}

@@ -104,14 +104,16 @@ class AttributeIndex:
                 continue
             place += 1 if start == end + 1 else 2
             end = stop
-            if term in seen:
-                continue
-            seen.add(term)
-            total += weight
+            is_new = term not in seen
+            if is_new:
+                seen.add(term)
+                total += weight
             for number in self._postings.get(term, ()):
-                if without and term in without.get(self._owners[number], ()):
-                    continue
                 last, heaviest = chains.get(number, (-2, 0.0))
+                if not is_new or (without and term in without.get(self._owners[number], ())):
+                    if last == place - 1:  # It weighs nothing, and parts nothing.
+                        chains[number] = place, heaviest
+                    continue
                 if last == place - 1:
                     sums[number] += max(0.0, weight - heaviest) + _COMPANION * min(weight, heaviest)
                     heaviest = max(weight, heaviest)

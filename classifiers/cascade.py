@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from unlearn_guard.classifiers.answers import ASKED_NATS, SUSPECTED_NATS, FactIndex
-from unlearn_guard.classifiers.calibration import Calibration
+from unlearn_guard.classifiers.calibration import MIN_ROWS, Calibration
+from unlearn_guard.classifiers.disguises import MAX_DECODED
 from unlearn_guard.classifiers.encoder import OnnxEncoder
 from unlearn_guard.classifiers.head import Head
 from unlearn_guard.classifiers.index import NeighbourIndex
@@ -32,7 +33,7 @@ from unlearn_guard.classifiers.signals import (
 )
 from unlearn_guard.classifiers.triage import Triage
 from unlearn_guard.classifiers.windows import cut_blocks, cut_windows
-from unlearn_guard.guard.errors import BundleMismatchError, ScreeningError
+from unlearn_guard.guard.errors import BundleError, BundleMismatchError, ScreeningError
 from unlearn_guard.guard.fingerprint import hash_bytes
 from unlearn_guard.guard.verdict import Stage, TextScore, Window
 
@@ -114,6 +115,7 @@ class Cascade:
         self.window_penalty = window_penalty
         self.alpha = calibration.alpha
         self.smallest_p = calibration.smallest_p
+        self.smallest_answer_p = self.joint.smallest_p
         self.longest_name = reader.names.longest_name
         # What a name alone is worth: a text that is otherwise exactly undecided.
         self._name_score = self._score_name()
@@ -139,7 +141,9 @@ class Cascade:
         record = json.loads((folder / "aliases.json").read_text(encoding="utf-8"))
         arrays = load_file(folder / "calibration.safetensors")
         passages = load_file(folder / "passages.safetensors")
-        requested = float(arrays["alpha"][1])
+        if "built-in" not in arrays:
+            raise BundleError("the bundle was fitted by an older build", mend="fit again")
+        calibration, joint = read_calibrations(arrays, record["strata"], float(arrays["alpha"][1]))
         reader = LexicalReader.build(
             record,
             PassageIndex(passages["hashes"], passages["owners"], record["passage_owners"]),
@@ -150,11 +154,11 @@ class Cascade:
             NeighbourIndex.load(folder, record["index_labels"], device),
             reader,
             Head(folder / "head.onnx"),
-            Calibration.fit(arrays["fused"], requested, read_strata(arrays)),
+            calibration,
             Triage.from_record(record["triage"]),
             float(record["window_penalty"]),
             facts=FactIndex(record["answers"], reader.weights),
-            joint=Calibration.fit(arrays["joint"], requested, read_strata(arrays, "joint-stratum")),
+            joint=joint,
             topics=bool(record["topics"]),
             served=arrays["served"],
         )
@@ -277,7 +281,12 @@ class Cascade:
         return self.joint.p_value(score)
 
     def _score_text(self, text: str, max_windows: int | None) -> TextScore:
-        pieces = self._cut(self.reader.read(text), triage=self.triage)
+        readings = self.reader.read(text)
+        if not readings.complete:
+            raise ScreeningError(
+                "text holds too many encoded segments", allowed=f"{MAX_DECODED}", mend="send it decoded, or in parts"
+            )
+        pieces = self._cut(readings, triage=self.triage)
         charge = self.window_penalty * math.log(max(1, len(pieces)))
         waiting = [piece for piece in pieces if not self.triage.clears(piece.lexical, charge)]
         if max_windows is not None and len(waiting) > max_windows:
@@ -408,9 +417,25 @@ def _too_many(n_windows: int, allowed: int) -> ScreeningError:
     )
 
 
-def read_strata(arrays: Mapping[str, Any], kind: str = "stratum") -> dict[str, Any]:
-    """Return the calibration scores of each stratum."""
-    return {name.partition(":")[2]: scores for name, scores in arrays.items() if name.startswith(f"{kind}:")}
+BUILT_IN = "built-in traffic"
+
+
+def read_calibrations(
+    arrays: Mapping[str, Any], strata: Sequence[str], alpha: float
+) -> tuple[Calibration, Calibration]:
+    """Return the calibrations of prompts and of prompts with answers; built-in traffic is a stratum of both.
+
+    Rows without an answer say nothing of answers. Where fewer than 50 have one, built-in traffic calibrates them alone.
+    """
+    found = []
+    for scores, built_in in ((arrays["fused"], arrays["built-in"]), (arrays["joint"], arrays["built-in-joint"])):
+        known = ~np.isnan(scores)
+        parts = {name: scores[known & (arrays["strata"] == place)] for place, name in enumerate(strata)}
+        own = scores[known]
+        if len(own) < MIN_ROWS and len(built_in) >= MIN_ROWS and len(own) < len(scores):
+            own = built_in
+        found.append(Calibration.fit(own, alpha, {**parts, BUILT_IN: built_in}))
+    return found[0], found[1]
 
 
 def name_stage(lexical: Lexical, judged: dict[str, Any]) -> Stage:

@@ -32,11 +32,13 @@ _BASE64 = re.compile(
 )
 _HEX = re.compile(r"(?<![0-9A-Fa-f])(?:[0-9A-Fa-f]{2}[ :,]?){8,}(?![0-9A-Fa-f])")
 _CAMEL = re.compile(r"[a-z][A-Z](?=[a-z])")
-_ESCAPE = re.compile(r"\\u[0-9A-Fa-f]{4}|%[0-9A-Fa-f]{2}|&(?:#\d+|#x[0-9A-Fa-f]+|[a-z]+);")
-_UNICODE_ESCAPE = re.compile(r"\\u([0-9A-Fa-f]{4})")
+_ESCAPE = re.compile(r"\\u[0-9A-Fa-f]{4}|\\x[0-9A-Fa-f]{2}|%[0-9A-Fa-f]{2}|&(?:#\d+|#x[0-9A-Fa-f]+|[a-z]+);")
+_UNICODE_ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2}))")
 _FOREIGN_WORD = re.compile(r"[^\W\d_a-zA-Z]+")
 _ROT13 = str.maketrans(codecs.decode("abcdefghijklmnopqrstuvwxyz", "rot13"), "abcdefghijklmnopqrstuvwxyz")
 _WORD = re.compile(r"[^\W\d_]+")
+_LINE = re.compile(r"[^\r\n]+")
+_LEAST_LETTERS = 5
 _LINE_BREAK = re.compile(r"\n+")
 _LEAST_WORD = 3
 """Letters of a word that can tell language from nonsense."""
@@ -71,15 +73,24 @@ class View:
         return [bisect_right(self.starts, place) for place in breaks]
 
 
-def read_views(text: str, is_word: Callable[[str], bool] | None = None) -> list[View]:
+class Views(list[View]):
+    """Every view of a text, the plain one first."""
+
+    complete = True
+    """False where the text holds more encoded segments than are looked into."""
+
+
+def read_views(text: str, is_word: Callable[[str], bool] | None = None) -> Views:
     """Return the plain view, then every view that differs from it.
 
     `is_word` says whether a folded word is ordinary language, or worth noticing: stretches that are not are read as
     rot13 and in reverse, where that makes words of them. Without it both readings of the whole text are taken.
     """
     folded = normalise(text)
-    plain = View(folded.text, "plain", folded.starts, folded.ends)
-    return [plain, *_undo(text, folded, is_word)]
+    left = [MAX_DECODED]
+    views = Views([View(folded.text, "plain", folded.starts, folded.ends), *_undo(text, folded, is_word, left)])
+    views.complete = left[0] >= 0
+    return views
 
 
 def decode_segments(
@@ -87,38 +98,52 @@ def decode_segments(
 ) -> Iterator[tuple[int, int, str, str]]:
     """Yield (start, end, how, decoded text) of base64 and hex segments, decoded again where they hold another.
 
-    `left` counts down from MAX_DECODED over all levels.
+    `left` counts down from MAX_DECODED over all levels; below 0 there was more than that.
     """
     left = [MAX_DECODED] if left is None else left
     for how, pattern, decode in (("hex", _HEX, _decode_hex), ("base64", _BASE64, _decode_base64)):
         for match in pattern.finditer(text):
-            if left[0] <= 0:
-                return
-            start, end, decoded = match.start(), match.end(), decode(match.group())
-            if decoded is None and (line := match.group().partition("\n")[0]) != match.group():
-                # What follows is no more of it.
-                end, decoded = start + len(line), decode(line)
-            if decoded is None:
-                continue
-            left[0] -= 1
-            yield start, end, how, decoded
-            if depth > 1:
-                for _, _, inner, content in decode_segments(decoded, depth - 1, left):
-                    yield start, end, f"{how}+{inner}", content
+            for start, end, decoded in _decode_lines(match.group(), match.start(), decode):
+                left[0] -= 1
+                if left[0] < 0:
+                    return
+                yield start, end, how, decoded
+                if depth > 1:
+                    for _, _, inner, content in decode_segments(decoded, depth - 1, left):
+                        yield start, end, f"{how}+{inner}", content
 
 
-def _undo(text: str, folded: Normalised, is_word: Callable[[str], bool] | None) -> Iterable[View]:
+def _decode_lines(segment: str, offset: int, decode: Callable[[str], str | None]) -> Iterator[tuple[int, int, str]]:
+    """Yield (start, end, decoded text) of a segment as a whole, else without a line above or below, else line by line."""
+    lines = [(match.start(), match.end()) for match in _LINE.finditer(segment)]
+    # A rule of dashes above is no part of what it rules off.
+    lines = [line for line in lines if len(lines) == 1 or len(set(segment[slice(*line)])) >= _LEAST_LETTERS]
+    for group in (lines, lines[1:], lines[:-1]):
+        if group and (decoded := decode(segment[group[0][0] : group[-1][1]])) is not None:
+            yield offset + group[0][0], offset + group[-1][1], decoded
+            return
+    for start, end in lines:
+        if (decoded := decode(segment[start:end])) is not None:
+            yield offset + start, offset + end, decoded
+
+
+def turn_word(word: str) -> tuple[str, str]:
+    """Return what a folded word would be in rot13 and in reverse."""
+    return word.translate(_ROT13), word[::-1]
+
+
+def _undo(text: str, folded: Normalised, is_word: Callable[[str], bool] | None, left: list[int]) -> Iterable[View]:
     yield from _undo_leet(folded)
     yield from _join_letters(folded)
-    for start, end in _surround(_CAMEL, text):
+    for start, end in _widen((match.span() for match in _CAMEL.finditer(text)), len(text)):
         yield _shift(_split_camel(text[start:end]), start)
-    for start, end in _surround(_ESCAPE, text):
+    for start, end in _widen((match.span() for match in _ESCAPE.finditer(text)), len(text)):
         if (plain := _unescape(text[start:end])) != text[start:end]:
             inner = normalise(plain)
             yield View(inner.text, "escapes", [start] * len(inner.text), [end] * len(inner.text))
     if not text.isascii():
         yield from _transliterate(text)
-    for start, end, how, decoded in decode_segments(text):
+    for start, end, how, decoded in decode_segments(text, left=left):
         inner = normalise(decoded)
         yield View(inner.text, how, [start] * len(inner.text), [end] * len(inner.text))
     yield from _turn(text, folded, is_word)
@@ -142,6 +167,12 @@ def _undo_leet(folded: Normalised) -> Iterable[View]:
 
 def _read_leet(match: re.Match[str]) -> str:
     word = match.group()
+    if len(word) > _MAX_LEET and "|" in word:  # So many in one run part words.
+        return "|".join(_read_leet_word(piece) for piece in word.split("|"))
+    return _read_leet_word(word)
+
+
+def _read_leet_word(word: str) -> str:
     inner = word.strip("!|")
     mixed = len(word) <= _MAX_LEET and any(map(str.isalpha, inner)) and not _LEET_SIGNS.isdisjoint(inner)
     return word.translate(_LEET) if mixed and not _MEASURE.fullmatch(word) else word
@@ -157,18 +188,6 @@ def _widen(spans: Iterable[tuple[int, int]], length: int) -> list[tuple[int, int
         else:
             stretches.append((start, end))
     return stretches if len(stretches) <= MAX_DECODED else [(0, length)]
-
-
-def _surround(pattern: re.Pattern[str], text: str) -> list[tuple[int, int]]:
-    """Return the stretches of text around a pattern's matches, overlapping ones merged."""
-    stretches: list[tuple[int, int]] = []
-    for match in pattern.finditer(text):
-        start, end = max(0, match.start() - _AROUND), min(len(text), match.end() + _AROUND)
-        if stretches and start <= stretches[-1][1]:
-            stretches[-1] = (stretches[-1][0], end)
-        elif len(stretches) < MAX_DECODED:
-            stretches.append((start, end))
-    return stretches
 
 
 def _shift(view: View, by: int) -> View:
@@ -192,19 +211,28 @@ def _split_camel(text: str) -> View:
 
 def _unescape(text: str) -> str:
     """Undo backslash-u, percent and HTML escapes."""
-    text = _UNICODE_ESCAPE.sub(lambda match: chr(int(match.group(1), 16)), text)
+    text = _UNICODE_ESCAPE.sub(lambda match: chr(int(match.group(1) or match.group(2), 16)), text)
     text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return html.unescape(unquote(text) if "%" in text else text)
 
 
 def _join_letters(folded: Normalised) -> Iterable[View]:
-    """Join runs of single letters; where words ended inside a run is lost."""
-    for match in _SPACED.finditer(folded.text):
-        places = [place for place in range(match.start(), match.end()) if folded.text[place].isalnum()]
-        joined = "".join(folded.text[place] for place in places)
-        yield View(
-            joined, "joined", [folded.starts[place] for place in places], [folded.ends[place] for place in places]
-        )
+    """Join runs of single letters, with what stands around them; where words ended inside a run is lost."""
+    runs = {match.span(): "".join(filter(str.isalnum, match.group())) for match in _SPACED.finditer(folded.text)}
+    for begin, stop in _widen(runs, len(folded.text)):
+        text: list[str] = []
+        starts: list[int] = []
+        ends: list[int] = []
+        cursor = begin
+        for (start, end), joined in [*runs.items(), ((stop, stop), "")]:
+            if not begin <= start <= stop:
+                continue
+            places = [place for place in range(start, end) if folded.text[place].isalnum()]
+            text += [folded.text[cursor:start], joined]
+            starts += [folded.starts[place] for place in (*range(cursor, start), *places)]
+            ends += [folded.ends[place] for place in (*range(cursor, start), *places)]
+            cursor = end
+        yield View("".join(text), "joined", starts, ends)
 
 
 def _transliterate(text: str) -> Iterable[View]:
@@ -246,14 +274,29 @@ def _spell(text: str, begin: int, stop: int, spelt: Mapping[tuple[int, int], str
 def _turn(original: str, folded: Normalised, is_word: Callable[[str], bool] | None) -> Iterable[View]:
     """Read stretches of nonsense as rot13 and in reverse; whatever surrounds them says how to, and is no part of them."""
     stretches = [(0, len(folded.text))] if is_word is None else _find_nonsense(folded.text, is_word)
-    for start, end in stretches[:MAX_DECODED]:
+    many: dict[str, list[View]] = {"rot13": [], "reversed": []}
+    for start, end in stretches:
         text = folded.text[start:end]
         starts, ends = folded.starts[start:end], folded.ends[start:end]
         least = 0.0 if is_word is None else max(_share_words(text, is_word), _TURNED_SHARE)
         for how, turned in (("rot13", _rotate(text, original, starts)), ("reversed", text[::-1])):
             if is_word is None or _share_words(turned, is_word) > least:
                 places = (starts[::-1], ends[::-1]) if how == "reversed" else (starts, ends)
-                yield View(turned, how, *places)
+                many[how].append(View(turned, how, *places))
+    for views in many.values():
+        yield from views[:MAX_DECODED]
+        if rest := views[MAX_DECODED:]:
+            yield _concatenate(rest)
+
+
+def _concatenate(views: Sequence[View]) -> View:
+    """Return one view of several, each a sentence."""
+    text, starts, ends = [], [], []
+    for view in views:
+        text.append(f"{view.text}. ")
+        starts += [*view.starts, view.starts[-1], view.starts[-1]]
+        ends += [*view.ends, view.ends[-1], view.ends[-1]]
+    return View("".join(text), views[0].how, starts, ends)
 
 
 def _rotate(text: str, original: str, starts: Sequence[int]) -> str:

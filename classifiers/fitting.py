@@ -17,7 +17,7 @@ import numpy.typing as npt
 from unlearn_guard.classifiers.aliases import AliasMatcher, mine_aliases
 from unlearn_guard.classifiers.answers import FactIndex, mine_answers
 from unlearn_guard.classifiers.calibration import MIN_ROWS, Calibration
-from unlearn_guard.classifiers.cascade import Cascade, read_strata
+from unlearn_guard.classifiers.cascade import Cascade, read_calibrations
 from unlearn_guard.classifiers.disguises import read_views
 from unlearn_guard.classifiers.encoder import OnnxEncoder, Vectors
 from unlearn_guard.classifiers.facts import mine_facts
@@ -55,8 +55,7 @@ _PRIOR_EXAMPLES = 400.0
 """How many examples the prior weights are worth: few examples overfit seven signals."""
 _MOST_NEIGHBOUR_WEIGHT = 20.0
 _REMEMBERED = 65_536
-BUILT_IN = "built-in traffic"
-_LEAST_TRAFFIC, _MOST_TRAFFIC, _NAMED_TRAFFIC = 1_000, 3_000, 100
+_LEAST_TRAFFIC, _MOST_TRAFFIC = 1_000, 3_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +157,11 @@ def fit_cascade(
     calibration_rows = leave_out_named(final, split.calibration)
     if len(calibration_rows) < MIN_ROWS:
         calibration_rows = list(split.calibration)
-    arrays = score_clean(final, calibration_rows, alpha)
-    calibration = Calibration.fit(arrays["fused"], alpha, read_strata(arrays))
+    strata = sorted({row.stratum for row in split.calibration if row.stratum})
+    arrays = score_clean(final, calibration_rows, strata, alpha)
+    calibration, joint = read_calibrations(arrays, strata, alpha)
     arrays["alpha"] = np.array([calibration.alpha, calibration.alpha_requested], np.float64)
-    fitter.save(final, arrays)
+    fitter.save(final, arrays, strata)
     return {
         "engine": hash_bytes((folder / "encoder.onnx").read_bytes()),
         "alpha": calibration.alpha,
@@ -173,6 +173,7 @@ def fit_cascade(
             "n_retain": sum(len(part) for part in _kept_parts(split)),
             "n_aliases": sum(len(names) for names in fitter.aliases.values()),
             "strata": {name: len(scores) for name, scores in calibration.strata.items()},
+            "n_answers": len(joint.scores),
             "n_contested": len(split.calibration) - len(calibration_rows),
             "first_stage": {
                 "cleared": round(final.share_cleared([row.query for row in calibration_rows]), 4),
@@ -184,23 +185,23 @@ def fit_cascade(
     }
 
 
-def score_clean(final: Cascade, rows: Sequence[Row], alpha: float) -> dict[str, npt.NDArray[Any]]:
-    """Return the calibration's arrays: scores of clean rows by prompt and with the answer, and of built-in traffic."""
-    fused = _score_all(final, rows)
-    names = np.array([row.stratum for row in rows])
-    arrays: dict[str, npt.NDArray[Any]] = {
-        f"stratum:{name}": fused[names == name] for name in sorted(set(names.tolist()) - {""})
-    }
-    arrays["fused"] = fused
-    arrays["served"] = np.array([final.score([row.query])[0].score for row in rows], np.float32)
-    arrays["digests"] = np.array([hash_row(row) for row in rows], np.uint64)
+def score_clean(
+    final: Cascade, rows: Sequence[Row], strata: Sequence[str], alpha: float
+) -> dict[str, npt.NDArray[Any]]:
+    """Return the calibration's arrays: scores of clean rows by prompt and with the answer (NaN without one), the place of
+    each row's stratum among `strata` (-1: none), and scores of built-in traffic."""
     traffic = _make_stratum(final, alpha)
     triage, final.triage = final.triage, Triage()  # Clearing can only lower a score: calibrate without it.
-    arrays["joint"] = _score_answers(final, rows)
-    if traffic:
-        arrays[f"stratum:{BUILT_IN}"] = _score_all(final, traffic)
-        arrays[f"joint-stratum:{BUILT_IN}"] = _score_answers(final, traffic)
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "fused": _score_all(final, rows),
+        "joint": _score_answers(final, rows),
+        "built-in": _score_all(final, traffic),
+        "built-in-joint": _score_answers(final, traffic),
+        "digests": np.array([hash_row(row) for row in rows], np.uint64),
+        "strata": np.array([strata.index(row.stratum) if row.stratum in strata else -1 for row in rows], np.int32),
+    }
     final.triage = triage
+    arrays["served"] = np.array([final.score([row.query])[0].score for row in rows], np.float32)
     return arrays
 
 
@@ -223,7 +224,9 @@ def _make_stratum(final: Cascade, alpha: float) -> list[Row]:
     n_rows = max(_LEAST_TRAFFIC, math.ceil(1.0 / alpha))
     if n_rows > _MOST_TRAFFIC:
         return []
-    return leave_out_named(final, make_traffic(n_rows + _NAMED_TRAFFIC, seed=1))[:n_rows]
+    stand_ins = {row.prompt for row in make_traffic()}  # Where there are no kept rows, these were fitted.
+    rows = [row for row in make_traffic(2 * n_rows, seed=1) if row.prompt not in stand_ins]
+    return leave_out_named(final, rows)[:n_rows]
 
 
 class _Fitter:
@@ -377,7 +380,7 @@ class _Fitter:
         share = min(_MOST_NEIGHBOUR_WEIGHT, (len(kept) - own.sum()) / max(1, own.sum()))
         return np.where(own, max(1.0, share), 1.0)
 
-    def save(self, final: Cascade, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    def save(self, final: Cascade, arrays: Mapping[str, npt.NDArray[Any]], strata: Sequence[str]) -> None:
         """Write everything but the encoder and the head."""
         from safetensors.numpy import save_file
 
@@ -394,6 +397,7 @@ class _Fitter:
             "triage": self.triage.to_record(),
             "window_penalty": self.window_penalty,
             "topics": self._only_topics,
+            "strata": list(strata),
         }
         (self.folder / "aliases.json").write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
 
@@ -493,7 +497,9 @@ def _score_all(classifier: Cascade, rows: Sequence[Row]) -> Floats:
 
 
 def _score_answers(classifier: Cascade, rows: Sequence[Row]) -> Floats:
-    return np.array([classifier.score_answer([row.query], row.answer).score for row in rows], np.float32)
+    return np.array(
+        [classifier.score_answer([row.query], row.answer).score if row.answer else np.nan for row in rows], np.float32
+    )
 
 
 def _forget_parts(split: Split) -> tuple[list[Row], list[Row]]:

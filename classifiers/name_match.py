@@ -18,7 +18,7 @@ class NameMatch:
 
     def __init__(self, aliases: Mapping[str, Sequence[str]], alpha: float) -> None:
         self.alpha = alpha
-        self.smallest_p = 0.0
+        self.smallest_p = self.smallest_answer_p = 0.0
         self._matcher = AliasMatcher(aliases)
         folded = [normalise(name).text for names in aliases.values() for name in names]
         self.longest_name = max(map(len, folded), default=0)

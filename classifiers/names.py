@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ _LONG_PART = 8
 _SPELT_NAME = 6
 """Letters of a whole name that is spelt out letter by letter."""
 _FUZZY_PART = 5
+_SCRAMBLED_PART = 6
+_SHARED_PART, _NEAR_WORDS = 20, 40
 _GAP_WORDS = 2
 WHOLE_NAME = 0.9
 """From this weight on a hit is a whole name, not a part of one."""
@@ -99,7 +102,8 @@ class NameFinder:
         self._by_letters: dict[str, list[str]] = defaultdict(list)
         for part in self._by_part:
             if len(part) >= _FUZZY_PART - 1:
-                self._by_letters["".join(sorted(part))].append(part)
+                for letters in _mix(part):
+                    self._by_letters[letters].append(part)
             if len(part) >= _FUZZY_PART:
                 for deleted in _delete(part, 2 if len(part) >= _LONG_PART else 1):
                     self._by_deletion[deleted].append(part)
@@ -112,6 +116,10 @@ class NameFinder:
         """Return whether a folded word may be part of a name."""
         return bool(self._resolve(word))
 
+    def spells(self, word: str) -> bool:
+        """Return whether a folded word is part of a name as it is spelt."""
+        return word in self._by_part or word in self._given
+
     def find(self, view: View, original: str | None = None) -> list[NameHit]:
         """Return hits in one view, whole names first.
 
@@ -120,21 +128,50 @@ class NameFinder:
         """
         if not self._aliases:
             return []
+        squeezed: list[NameHit] = []
         if view.how in ("joined", "reversed"):
             squeezed = self._find_squeezed(view.text, _SPELT_NAME if view.how == "joined" else _LONG_PART)
-            if view.how == "joined" or squeezed:
+            if squeezed:
                 return squeezed
-        if not any(self._resolve(word) for word in set(_WORD.findall(view.text))):
-            return []
+        vocabulary = set(_WORD.findall(view.text))
+        for name in vocabulary & self._squeezed.keys():
+            squeezed += self._find_squeezed(view.text, len(name), (name,))
+        if not any(map(self._resolve, vocabulary)):
+            return squeezed
         words = [(match.group(), match.start(), match.end()) for match in _WORD.finditer(view.text)]
-        places: dict[int, list[tuple[int, int]]] = defaultdict(list)
-        for number, (word, _, _) in enumerate(words):
-            for alias, place in self._resolve(word):
-                places[alias].append((number, place))
+        places = self._place_parts(words, vocabulary)
         hits = [hit for alias, found in places.items() for hit in self._judge(alias, found, words, view, original)]
-        hits += self._find_initials(words, view, original)
+        hits += [*squeezed, *self._find_initials(words, view, original)]
         hits.sort(key=lambda hit: (hit.is_namesake, -hit.weight, hit.start))
         return hits
+
+    def _place_parts(
+        self, words: Sequence[tuple[str, int, int]], vocabulary: Iterable[str]
+    ) -> dict[int, list[tuple[int, int]]]:
+        """Return alias → (word, part) in order. What many aliases share counts only near another part of the same one."""
+        pairs = {word: found for word in vocabulary if (found := self._resolve(word))}
+        shared = {word for word, found in pairs.items() if len(found) > _SHARED_PART}
+        places: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        common: list[int] = []
+        for number, (word, _, _) in enumerate(words):
+            if word in shared:
+                common.append(number)
+            else:
+                for alias, part in pairs.get(word, ()):
+                    places[alias].append((number, part))
+        if not shared:
+            return places
+        parts = {word: dict(found) for word, found in pairs.items() if word in shared}
+        for alias, own in places.items():
+            near: set[int] = set()
+            for number, _ in own:
+                near.update(
+                    common[bisect_left(common, number - _NEAR_WORDS) : bisect_left(common, number + _NEAR_WORDS)]
+                )
+            of_alias = [(number, parts[words[number][0]].get(alias, -1)) for number in near]
+            own.extend(pair for pair in of_alias if pair[1] >= 0)
+            own.sort()
+        return places
 
     def weigh(self, alias: _Alias, place: int, *, is_capital: bool) -> float:
         """Return how much one part says by itself.
@@ -163,7 +200,8 @@ class NameFinder:
         reach = 2 if len(word) >= _LONG_PART - 1 else 1
         candidates = {part for deleted in _delete(word, reach) for part in self._by_deletion.get(deleted, ())}
         near = {part for part in candidates if count_edits(word, part) <= (2 if len(part) >= _LONG_PART else 1)}
-        near.update(self._by_letters.get("".join(sorted(word)), ()))  # Letters that changed places, however many.
+        near.update(part for letters in _mix(word) for part in self._by_letters.get(letters, ()) if part[0] == word[0])
+        near.update(self._by_letters.get("".join(sorted(word)), ()))
         return tuple(pair for part in sorted(near) for pair in self._by_part[part])
 
     def _judge(
@@ -310,12 +348,12 @@ class NameFinder:
                 for forget_id in self._initials.get((word, words[other][0]), ()):
                     yield NameHit(min(start, words[other][1]), max(end, words[other][2]), forget_id, WHOLE_NAME)
 
-    def _find_squeezed(self, text: str, least: int) -> list[NameHit]:
+    def _find_squeezed(self, text: str, least: int, names: Iterable[str] | None = None) -> list[NameHit]:
         return [
             NameHit(place, place + len(squeezed), forget_id, 1.0)
-            for squeezed, forget_ids in self._squeezed.items()
+            for squeezed in (self._squeezed if names is None else names)
             if len(squeezed) >= least and (place := text.find(squeezed)) >= 0
-            for forget_id in dict.fromkeys(forget_ids)
+            for forget_id in dict.fromkeys(self._squeezed[squeezed])
         ]
 
 
@@ -391,6 +429,15 @@ def count_edits(first: str, second: str) -> int:
                 cost = min(cost, previous[j - 2] + 1)
             row.append(cost)
     return row[-1]
+
+
+def _mix(word: str) -> set[str]:
+    """Return what a word and its scrambled spelling have in common: its letters in order, of longer ones all but one."""
+    letters = "".join(sorted(word))
+    found = {letters}
+    if len(word) >= _SCRAMBLED_PART:
+        found |= {f"{letters[:place]}{letters[place + 1 :]}-{len(word)}" for place in range(len(word))}
+    return found
 
 
 def _delete(word: str, reach: int) -> set[str]:

@@ -35,7 +35,7 @@ class PassageIndex:
     """The n-grams of forgotten texts that no kept text holds."""
 
     def __init__(self, hashes: Hashes, owners: npt.NDArray[np.int32], names: Sequence[str]) -> None:
-        """Take sorted hashes, the owner's number of each, and the owners' names."""
+        """Take sorted hashes (twice where two owners share one), the owner's number of each, and the owners' names."""
         self.hashes, self.owners, self.names = hashes, owners, list(names)
 
     @classmethod
@@ -47,8 +47,7 @@ class PassageIndex:
         owners = np.concatenate(
             [np.full(len(part), number, np.int32) for number, part in parts] or [np.zeros(0, np.int32)]
         )
-        hashes, first = np.unique(hashes, return_index=True)
-        owners = owners[first]
+        hashes, owners = _sort_pairs(hashes, owners)
         if len(hashes):
             shared = np.zeros(len(hashes), bool)
             for text in kept:
@@ -57,12 +56,11 @@ class PassageIndex:
         return cls(hashes, owners, names)
 
     def join(self, other: PassageIndex) -> PassageIndex:
-        """Return both together; an n-gram of two owners stays with the first."""
+        """Return both together."""
         names = [*self.names, *other.names]
         hashes = np.concatenate([self.hashes, other.hashes])
         owners = np.concatenate([self.owners, other.owners + np.int32(len(self.names))])
-        hashes, first = np.unique(hashes, return_index=True)
-        return PassageIndex(hashes, owners[first], names)
+        return PassageIndex(*_sort_pairs(hashes, owners), names)
 
     def without(self, names: Collection[str]) -> PassageIndex:
         """Return the index without some owners' n-grams."""
@@ -86,17 +84,27 @@ class PassageIndex:
         if len(words) < NGRAM_WORDS:
             return []
         grams = _hash([folded[start:end] for start, end in words])
-        places = np.searchsorted(self.hashes, grams)
-        places[places == len(self.hashes)] = 0
-        hit = self.hashes[places] == grams
+        firsts = np.searchsorted(self.hashes, grams)
+        lasts = np.searchsorted(self.hashes, grams, side="right")
+        hit = lasts > firsts
         edges = np.flatnonzero(np.diff(np.concatenate([[False], hit, [False]]).astype(np.int8)))
         runs = []
         for first, last in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
             # Texts may begin alike: the run is whose most of it is.
-            owner = int(np.bincount(self.owners[places[first:last]]).argmax())
+            numbers = [self.owners[low:high] for low, high in zip(firsts[first:last], lasts[first:last], strict=True)]
+            owner = int(np.bincount(np.concatenate(numbers)).argmax())
             n_words = last - first + NGRAM_WORDS - 1
             runs.append(Run(words[first][0], words[first + n_words - 1][1], n_words, self.names[owner]))
         return runs
+
+
+def _sort_pairs(hashes: Hashes, owners: npt.NDArray[np.int32]) -> tuple[Hashes, npt.NDArray[np.int32]]:
+    """Return distinct (hash, owner) pairs by hash: what two texts share belongs to both."""
+    order = np.lexsort((owners, hashes))
+    hashes, owners = hashes[order], owners[order]
+    new = np.ones(len(hashes), bool)
+    new[1:] = (hashes[1:] != hashes[:-1]) | (owners[1:] != owners[:-1])
+    return hashes[new], owners[new]
 
 
 def hash_ngrams(text: str) -> Hashes:

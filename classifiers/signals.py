@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from unlearn_guard.classifiers.aliases import AliasMatcher
 from unlearn_guard.classifiers.attributes import AttributeIndex, Overlap, Weights, fill_bag, find_terms, locate_terms
-from unlearn_guard.classifiers.disguises import View, read_views
+from unlearn_guard.classifiers.disguises import View, read_views, turn_word
 from unlearn_guard.classifiers.lexicon import find_profile
 from unlearn_guard.classifiers.masking import find_strangers, mask
 from unlearn_guard.classifiers.names import WHOLE_NAME, NameFinder, split_parts
@@ -40,7 +40,7 @@ _LONG_TERMS = 150
 _REMEMBERED_WORDS = 200_000
 _PLAIN_WORD = re.compile(r"[a-z]+(?:'[a-z]+)?|[0-9]+")
 _SUSPECT = re.compile(
-    r"[A-Za-z0-9+/=_-]{18,}|[A-Za-z][0-9]|[0-9][A-Za-z]|[a-z][A-Z]|(?:\b[A-Za-z]\W){3}|\\u|&#|%[0-9A-F]{2}|__"
+    r"[A-Za-z0-9+/=_-]{18,}|[A-Za-z][0-9]|[0-9][A-Za-z]|[A-Za-z][@$!|][A-Za-z]|[a-z][A-Z]|(?:\b[A-Za-z]\W){3}|\\u|&#|%[0-9A-F]{2}|__"
 )
 _COMMON_RANK = 1750
 """Words of a higher frequency rank often begin a sentence; others that do may be names."""
@@ -177,6 +177,13 @@ class Reading:
 _NOTHING = Overlap(0.0, 0.0)
 
 
+class Readings(list[Reading]):
+    """One reading per view of a text."""
+
+    complete = True
+    """False where the text holds more encoded segments than are looked into."""
+
+
 @dataclass(slots=True)
 class LexicalReader:
     """Everything that `fit` mined from the rows, ready to read texts."""
@@ -212,12 +219,15 @@ class LexicalReader:
             is_word=is_word,
         )
 
-    def read(self, text: str) -> list[Reading]:
-        """Return one reading per view of a text, the plain one first."""
-        return [self._read_view(view, text) for view in read_views(text, self._is_telling)]
+    def read(self, text: str) -> Readings:
+        """Return one reading per view of a text, the plain one first; in a cipher, parts of names are words too."""
+        views = read_views(text, self._is_telling)
+        readings = Readings(self._read_view(view, text) for view in views)
+        readings.complete = views.complete
+        return readings
 
     def _is_telling(self, word: str) -> bool:
-        return self.is_word(word) or self.names.knows(word)
+        return self.is_word(word) or self.names.spells(word)
 
     def weigh_words(self, text: str, before: str = "") -> float:
         """Return the weight in nats of a text's words that any forget request uses; a bound of every attribute signal.
@@ -225,7 +235,7 @@ class LexicalReader:
         Infinite for a part of a name, a verbatim run, and for what might hide something: long or mixed words, other
         scripts, single letters in a row.
         """
-        if not text.isascii() or _SUSPECT.search(text):
+        if not text.isascii() or _SUSPECT.search(before + text):  # Spelt letter by letter, it comes so.
             return math.inf
         folded = text.lower()
         total = sum(map(self._weigh_word, _PLAIN_WORD.findall(folded)))
@@ -249,7 +259,8 @@ class LexicalReader:
         known = self._word_weights.get(word)
         if known is None:
             terms = [term for term in find_terms(word) if self.attributes.posts(term)]
-            known = math.inf if self.names.knows(word) else sum(map(self.weights.weigh, terms))
+            hides = not self.is_word(word) and any(map(self.names.knows, turn_word(word)))
+            known = math.inf if hides or self.names.knows(word) else sum(map(self.weights.weigh, terms))
             if len(self._word_weights) < _REMEMBERED_WORDS:
                 self._word_weights[word] = known
         return known

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 
 from unlearn_guard.guard.rows import Row
 
@@ -91,6 +92,7 @@ _TOPICS = (
 ).split("|")
 _WHOM = "a child|my boss|a colleague|a beginner|my neighbour|the class".split("|")
 _ADJECTIVES = "short polite funny formal friendly careful".split()
+_TOLD_SHARE = 0.3
 _SCHOOL = (
     "What is {a} times {b}?|If a train travels {a} miles in {b} hours, how fast is it?|Which gas do plants take up?|What is "
     "the capital of {country}?|Who was the first president of {country}?|What language is spoken in {country}?|Which ocean is "
@@ -140,6 +142,19 @@ _REPLIES = (
 )
 
 
+_REMARKS = (
+    "Here is one way to go about it.|It depends on how much time you have.|Most people begin with {topic} and take it from there.|In "
+    "{country} this is often done in another way.|Start small, and keep notes of what works.|There are three things to keep in mind.|"
+    "First, look at what you have already.|Second, ask somebody who has done it before.|Third, give it a few weeks.|The short answer is "
+    "that nobody knows for certain.|{known} is a good example of it.|A {profession} would probably tell you the same.|I hope this "
+    "helps.|You can read more about it in any good introduction.|By the {decade}s this had changed completely.|It was first described in "
+    "{year}.|The total comes to {number}.|That leaves {number} of them.|Both are correct, but the first is more common.|For example, "
+    "{name} once wrote a long letter about {topic}.|Be careful with the details, since they differ from place to place.|The result is "
+    "usually better on the second try.|Many books have been written about {field}.|If you like, I can make a list.|Of course, {known} "
+    "has its critics too."
+).split("|")
+
+
 def make_traffic(n_rows: int = 3000, seed: int = 0) -> list[Row]:
     """Return distinct clean rows, most of them about invented people and well-known works."""
     rng = random.Random(f"traffic:{seed}")
@@ -155,9 +170,27 @@ def make_traffic(n_rows: int = 3000, seed: int = 0) -> list[Row]:
     tries = 0
     while len(rows) < n_rows and tries < 20 * n_rows:
         row = next(makers[tries % len(makers)])
+        if not row.answer or rng.random() < _TOLD_SHARE:
+            row = replace(row, answer=" ".join(filter(None, (row.answer, _remark(rng)))))
         rows.setdefault(row.prompt, row)
         tries += 1
     return list(rows.values())
+
+
+def _remark(rng: random.Random) -> str:
+    """Return a few sentences as an assistant writes them."""
+    slots = {
+        "topic": rng.choice(_TOPICS),
+        "country": rng.choice(_COUNTRIES),
+        "known": rng.choice(_KNOWN),
+        "profession": rng.choice(_PROFESSIONS),
+        "decade": 10 * rng.randint(185, 201),
+        "year": rng.randint(1850, 2020),
+        "number": rng.randint(2, 900),
+        "name": _name(rng),
+        "field": rng.choice(_FIELDS),
+    }
+    return " ".join(remark.format(**slots) for remark in rng.sample(_REMARKS, rng.randint(2, 6)))
 
 
 def _name(rng: random.Random) -> str:

@@ -1,8 +1,8 @@
 """The first stage: clear plainly clean windows by their lexical signals alone, with a measured bound on misses.
 
 A window is cleared when its attribute weight or share stays below a threshold: the highest one at which at most `miss` of
-the held-out forget windows that the whole cascade flags would have been cleared; what was measured, and the upper
-Clopper-Pearson limit of it, are kept. In a text of many windows, whose scores are charged for their number, a window is
+the forget windows (cross-fitted) that the whole cascade flags would have been cleared; how many of a half that had no part in
+choosing it, and the upper Clopper-Pearson limit of it, are kept. In a text of many windows, whose scores are charged for their number, a window is
 cleared too where the most that the encoder ever added to a forget row could not make up for the charge.
 """
 
@@ -44,7 +44,7 @@ class Triage:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Triage:
         """Read what `to_record` wrote."""
-        return cls(**{**record, "fusion": tuple(record["fusion"])})
+        return cls(**{**record, "fusion": tuple(record.get("fusion", ()))})
 
     def to_record(self) -> dict[str, Any]:
         """Return plain JSON."""
@@ -77,18 +77,31 @@ class Triage:
     def fit(cls, lexical: Floats, flagged: npt.NDArray[np.bool_], *, miss: float) -> Triage:
         """Choose thresholds from held-out forget windows, shape (n, lexical signals), and which of them are flagged."""
         sure = lexical[:, [SIGNALS.index(name) for name in _SURE]].any(axis=1)
-        wanted = lexical[flagged & ~sure]
+        wanted = lexical[flagged & ~sure][:, [SIGNALS.index("attribute"), SIGNALS.index("share")]]
         n_flagged = int(flagged.sum())
         if not len(wanted):
             return cls(_MOST_WEIGHT, _MOST_SHARE, n_flagged, 0)
-        allowed = int(miss * n_flagged)
-        weight, share = SIGNALS.index("attribute"), SIGNALS.index("share")
-        place = min(allowed // 2, len(wanted) - 1)
-        least_weight = min(_MOST_WEIGHT, _MARGIN * float(np.sort(wanted[:, weight])[place]))
-        least_share = min(_MOST_SHARE, _MARGIN * float(np.sort(wanted[:, share])[place]))
-        light = wanted[:, weight] < _HEAVY_WEIGHT
-        missed = (wanted[:, weight] < least_weight) | ((wanted[:, share] < least_share) & light)
-        return cls(least_weight, least_share, n_flagged, int(missed.sum()))
+        # Counted on rows other than those the thresholds come from; in force are the lower ones.
+        halves = (
+            [(wanted[::2], wanted[1::2]), (wanted[1::2], wanted[::2])] if len(wanted) > 1 else [(wanted, wanted[:0])]
+        )
+        chosen = [_choose(half, int(miss * n_flagged / 2)) for half, _ in halves]
+        least = min(weight for weight, _ in chosen), min(share for _, share in chosen)
+        n_missed = max(_count_missed(other, *own) for own, (_, other) in zip(chosen, halves, strict=True))
+        n_sure = int((flagged & sure).sum())
+        return cls(*least, n_sure + max(len(other) for _, other in halves), n_missed)
+
+
+def _choose(wanted: Floats, allowed: int) -> tuple[float, float]:
+    """Return the highest thresholds of weight and share that clear about `allowed` of some windows."""
+    place = min(allowed // 2, len(wanted) - 1)
+    weight, share = (_MARGIN * float(np.sort(column)[place]) for column in wanted.T)
+    return min(_MOST_WEIGHT, weight), min(_MOST_SHARE, share)
+
+
+def _count_missed(wanted: Floats, least_weight: float, least_share: float) -> int:
+    weight, share = wanted.T
+    return int(((weight < least_weight) | ((share < least_share) & (weight < _HEAVY_WEIGHT))).sum())
 
 
 def upper_limit(n_hits: int, n: int, level: float = 0.95) -> float:

@@ -201,13 +201,17 @@ def remove(
     forget_id: Annotated[list[str], typer.Argument(help="Which forget requests to take out.")],
     bundle: BundleOption,
     out: Annotated[Path, typer.Option(help="Where to write the new bundle.")],
+    retain: Annotated[
+        Path | None,
+        typer.Option(help="The kept rows the bundle was fitted with, so that its calibration is scored again."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older bundle.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Take forget requests out of a fitted bundle, with their names, facts and rows."""
     from unlearn_guard.guard.compose import amend
 
-    _print_change(amend(bundle, out, remove=forget_id, overwrite=overwrite), as_json=as_json)
+    _print_change(amend(bundle, out, remove=forget_id, retain=retain, overwrite=overwrite), as_json=as_json)
 
 
 def _print_change(bundle: Any, *, as_json: bool) -> None:

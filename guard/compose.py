@@ -217,8 +217,8 @@ def amend(
     """Write a bundle to `out` that differs from `bundle` by forget requests alone; nothing else is fitted again.
 
     What is removed goes with its names, facts, passages and rows. What is added is pruned against `retain`, and against
-    built-in traffic where there is none, and gets `intervention`: ECO is tuned by `fit` alone. After adding, the calibration
-    is scored again: built-in traffic always, the operator's rows where `retain` holds them. Raises DataError for what
+    built-in traffic where there is none, and gets `intervention`: ECO is tuned by `fit` alone. The calibration is scored
+    again: built-in traffic always, the operator's rows where `retain` holds them. Raises DataError for what
     cannot be added or removed.
     """
     import shutil
@@ -263,10 +263,9 @@ def amend(
             ]
             added = [amendment.add(request, kept) for request in requests]
             amendment.save()
-            if added:
-                assert manifest.encoder is not None
-                with report_step("calibration"):
-                    found = recalibrate(folder, manifest.encoder.engine, retain_rows)
+            assert manifest.encoder is not None
+            with report_step("calibration"):
+                found = recalibrate(folder, manifest.encoder.engine, kept)
         stay = [request for request in old.requests if request.forget_id not in remove]
         added = [_with_aliases(request, request.aliases) for request in added]
         writer.write_lines("requests.jsonl", [request_record(request) for request in (*stay, *added)])

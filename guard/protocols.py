@@ -18,6 +18,9 @@ class PromptClassifier(Protocol):
     smallest_p: float
     """The smallest p-value it can give."""
 
+    smallest_answer_p: float
+    """The smallest p-value it can give to an answer: fewer calibration rows have one."""
+
     longest_name: int
     """Characters of the longest name it knows: an output guard holds back more than that."""
 

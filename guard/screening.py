@@ -74,7 +74,7 @@ class Guard:
             allow=self.policy.context_policy == "allow",
         )
         p_value = self.classifier.answer_p_value(score.score)
-        flagged = p_value <= self._alpha
+        flagged = p_value <= max(self._alpha, self.classifier.smallest_answer_p)
         spans = tuple((0, start, end) for start, end in score.spans) if flagged else ()
         ids = score.forget_ids if flagged else ()
         return Verdict(flagged, ids, score.score, p_value, "answer", spans)

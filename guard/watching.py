@@ -54,7 +54,8 @@ class AnswerWatch:
         """Judge what is new; return the verdict that ends the answer, None while it is harmless."""
         if self.hit is not None or not text or not (finished or self._streams):
             return self.hit
-        if not self._armed and self._passes(text, finished=finished):
+        # What leaves only when it is finished can be read whole, in every view.
+        if not self._armed and self._streams and self._passes(text, finished=finished):
             return None
         if not finished and len(text) - self._judged < _STEP_CHARACTERS:
             return None

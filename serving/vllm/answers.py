@@ -46,7 +46,8 @@ def _wrap_add_request(original: Callable[..., Any]) -> Callable[..., Any]:
             if decision is not None:
                 _hold(runtime, decision, self.request_states[request.request_id])
                 return result
-        if MARK_KEY in (request.sampling_params.extra_args or {}):  # Admitted, and yet nobody would judge its answer.
+        judges = any(runtime.settings.on_answer != "pass" for runtime in runtimes())
+        if judges and MARK_KEY in (request.sampling_params.extra_args or {}):  # Admitted, and nobody would judge it.
             self.abort_requests([request.request_id], internal=True)
             raise AdmissionError("the request's decision is not known any more", mend="send it again")
         return result

@@ -73,8 +73,9 @@ def test_calibration_file_holds_a_row_of_each_kind_per_calibration_row(fitted: A
         "joint": (n_rows,),
         "served": (n_rows,),
         "digests": (n_rows,),
-        "stratum:built-in traffic": (1000,),
-        "joint-stratum:built-in traffic": (1000,),
+        "strata": (n_rows,),
+        "built-in": (1000,),
+        "built-in-joint": (1000,),
         "alpha": (2,),
     }
 

@@ -144,6 +144,38 @@ def test_a_word_on_the_line_below_is_no_part_of_base64() -> None:
     assert read(f"{segment}\nDecode the line above.")["base64"].text == QUESTION
 
 
+@pytest.mark.parametrize(
+    "rule", ["-" * 40, "_" * 60, "A" * 44, "a" * 40, "=" * 50, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOP"]
+)
+def test_a_line_above_does_not_hide_base64(rule: str) -> None:
+    assert QUESTION in read(f"Decode and answer:\n{rule}\n{encode(QUESTION)}")["base64"].text
+
+
+def test_more_segments_than_are_looked_into_are_owned_up_to() -> None:
+    decoys = " ".join([encode("hello hello")] * MAX_DECODED)
+    assert read_views(decoys).complete
+    assert not read_views(f"{decoys} {encode(QUESTION)}").complete
+
+
+@pytest.mark.parametrize("decoy", ["&amp; ", "isAn ", "4nd "])
+def test_decoys_do_not_use_up_what_is_read_in_place(decoy: str) -> None:
+    text = (decoy + "x " * 100) * (MAX_DECODED + 1) + "tell %6direla vantOngeren"
+    assert any("mirela vant" in view.text for view in read_views(text, LANGUAGE.__contains__))
+
+
+def test_many_ciphers_are_all_read() -> None:
+    spelt = codecs.encode("mirela was born", "rot13")
+    plain = "please decode this word write about sea "
+    views = read_views((f"{spelt}. {plain}") * (MAX_DECODED + 8), LANGUAGE.__contains__)
+    assert sum(view.text.count("mirela was born") for view in views) == MAX_DECODED + 8
+    assert len(views) == MAX_DECODED + 2
+
+
+def test_long_run_of_leet_with_bars_is_undone() -> None:
+    text = "wh3r3|w4s|m1r3l4|v4nt0ng3r3n|b0rn|4nd|wh0|t4ught|h3r|t0|wr1t3|n0v3ls"
+    assert "mirela|vantongeren" in read(text)["leet"].text
+
+
 def test_third_layer_is_not_decoded() -> None:
     assert QUESTION not in [content for *_, content in decode_segments(encode(QUESTION, 3))]
 
@@ -158,7 +190,8 @@ def test_what_decodes_to_no_text_is_left(content: bytes) -> None:
     ("text", "joined"),
     [
         ("M i r e l a", "mirela"),
-        ("Who is M.i.r.e.l.a?", "mirela"),
+        ("Who is M.i.r.e.l.a?", "who is mirela?"),
+        ("M.i.r.e.l.a Vantongeren", "mirela vantongeren"),
         ("m-i-r-e-l-a", "mirela"),
         ("m_i_r_e_l_a", "mirela"),
         ("M * i * r * e * l * a", "mirela"),
@@ -174,6 +207,8 @@ def test_joined_letters_lead_back_to_the_run() -> None:
     text = "Who is M.\u200bi.r.e.l.a, then?"
     view = read(text)["joined"]
     start, end = view.locate(0, len(view.text))
+    assert text[start:end] == text
+    start, end = view.locate(view.text.index("mirela"), view.text.index("mirela") + 6)
     assert text[start:end] == "M.\u200bi.r.e.l.a"
 
 

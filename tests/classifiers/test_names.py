@@ -432,3 +432,31 @@ def test_name_among_many_is_found_in_a_long_text() -> None:
 def test_megabyte_of_one_name_is_read(piece: str) -> None:
     text = piece * (500_000 // len(piece))
     assert len(find(text)) <= len(text) / 5
+
+
+@pytest.mark.parametrize(
+    ("text", "is_whole"),
+    [
+        ("who is cmraen mnoteengro", True),  # Letters that changed places.
+        ("who is Caxrmen Montxengeo", True),
+        ("which instrument does Hwsetr Carringotn play", True),  # And one that is another.
+        ("who is Hector Carrington", False),
+        ("who is Esther Carrington", True),  # The price of it: the same letters.
+        ("who is Carmen Monteverdi", False),
+    ],
+)
+def test_scrambled_names_are_whole_where_every_part_is_there(text: str, is_whole: bool) -> None:
+    assert (weigh(text, "Carmen Montenegro", "Hester Carrington") >= WHOLE) is is_whole
+
+
+@pytest.mark.parametrize("text", ["carmenmontenegro", "CARMENMONTENEGRO?", "who is carmenmontenegro then"])
+def test_name_without_its_space_is_whole(text: str) -> None:
+    assert weigh(text) == 1.0
+
+
+def test_a_part_that_many_share_counts_beside_another_part() -> None:
+    crowd = {f"p{number}": (f"Maria Xeno{number}vich",) for number in range(40)}
+    finder = NameFinder({**crowd, "p99": ("Maria Montenegro",)}, is_ordinary=ORDINARY.__contains__)
+    for text, owners in {"Who is Maria Montenegro?": {"p99"}, "Maria met Maria and Maria.": set()}.items():
+        view = read_views(text)[0]
+        assert {hit.forget_id for hit in finder.find(view, text) if hit.weight >= WHOLE} == owners

@@ -140,3 +140,16 @@ def test_run_in_a_megabyte_is_found() -> None:
     run = index.find(f"{TEXT.lower()} {noise}")
     assert run is not None
     assert (run.n_words, run.owner) == (140_000, "d1")
+
+
+def test_what_two_texts_share_stays_with_the_one_that_is_left() -> None:
+    text = "The herons of the lower marsh leave before the first frost."
+    both = PassageIndex.build({"a": [text], "b": [text]})
+    assert len(both) == 2 * len(both.without({"a"}))
+    for index in (
+        both.without({"a"}),
+        PassageIndex.build({"a": [text]}).join(PassageIndex.build({"b": [text]})).without({"a"}),
+    ):
+        run = index.find(text.lower())
+        assert run is not None
+        assert (run.owner, run.n_words) == ("b", 11)

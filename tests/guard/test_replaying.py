@@ -30,7 +30,7 @@ class Graded(NameMatch):
 
     def __init__(self) -> None:
         super().__init__({}, 0.01)
-        self.smallest_p = 0.002
+        self.smallest_p = self.smallest_answer_p = 0.002
 
     def score(self, texts: Sequence[str], *, max_windows: int | None = None) -> list[TextScore]:
         return [TextScore(-float(text), "fused") for text in texts]

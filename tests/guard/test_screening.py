@@ -22,7 +22,7 @@ class ThreeWords:
     """Scores a text by its worst known word; windows of 20 characters."""
 
     alpha = 0.01
-    smallest_p = 0.001
+    smallest_p = smallest_answer_p = 0.001
     longest_name = 2
 
     def __init__(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import codecs
 import math
 import re
 from collections.abc import Sequence
@@ -28,7 +30,7 @@ NAME = "Mirela Vantongeren"
 class Classifier:
     """Knows a phrase, whose place it can tell, and a fact of three words, whose place it cannot."""
 
-    alpha, smallest_p = 0.05, 0.0
+    alpha, smallest_p, smallest_answer_p = 0.05, 0.0, 0.0
     longest_name = len(SECRET)
 
     def __init__(self) -> None:
@@ -372,3 +374,27 @@ def test_long_title_does_not_begin_to_leave() -> None:
     text = f"The rain fell on the harbour, so they read {title} together by the fire."
     watch = AnswerWatch(name_guard(title), ["What did they read?"], CLEAN)
     assert max(stream(watch, text)) <= text.index(title)
+
+
+@pytest.mark.parametrize("streams", [True, False])
+@pytest.mark.parametrize("how", ["rot13", "reversed", "leet", "base64", "spaced"])
+def test_a_disguised_name_is_a_hit_of_the_watch_as_of_the_whole_answer(
+    bundle: Path, world: Any, how: str, *, streams: bool
+) -> None:
+    name = world.sets["forget.given"][0].name
+    spelt = {
+        "rot13": codecs.encode(name, "rot13"),
+        "reversed": name[::-1],
+        "leet": name.replace("e", "3").replace("a", "@").replace("i", "!"),
+        "base64": base64.b64encode(f"It was {name} who did it.".encode()).decode(),
+        "spaced": " ".join(name),
+    }[how]
+    guard = Guard.load(bundle)
+    given = "List common mistakes in bread baking."
+    answer = f"It is a long story, and it begins like this: {spelt} went out in the rain."
+    (verdict,) = guard.screen([given])
+    assert guard.screen_answer(given, answer, verdict=verdict).flagged
+    watch = AnswerWatch(guard, [given], verdict, streams=streams)
+    safe = stream(watch, answer, [4])
+    assert watch.hit is not None
+    assert max(safe) <= answer.index(spelt) + (8 if how == "spaced" else 0)  # Letters that might be anything.
