@@ -35,7 +35,9 @@ def tune_by_contrastive_entropy(texts: Sequence[str], out: Path, *, seed: int = 
     import torch
     from peft import LoraConfig, get_peft_model
     from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     torch.manual_seed(seed)
     folder = str(locate_encoder(DEFAULT_ENCODER))
     frozen, model = (SentenceTransformer(folder, device="cpu") for _ in range(2))

@@ -37,6 +37,7 @@ def tune_encoder(
         SentenceTransformerTrainingArguments,
     )
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+    from transformers.utils import logging
 
     folder = export_encoder(name)
     is_word = make_judge(read_ranks(folder / "tokenizer.json"))
@@ -44,6 +45,7 @@ def tune_encoder(
         [replace(row, prompt="", text=mask_text(row.query, is_word)) for row in rows] for rows in (forget, retain)
     ]
     triplets = make_triplets(OnnxEncoder(folder), *masked, seed=seed)
+    logging.disable_progress_bar()
     torch.manual_seed(seed)
     model = SentenceTransformer(str(locate_encoder(name)), device="cpu")
     trainer = SentenceTransformerTrainer(
