@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import tempfile
 from collections.abc import Sequence
@@ -142,10 +143,18 @@ def _write(report: dict[str, Any], out: Path) -> None:
     axes.set(xlabel="queries", ylabel="share of facts leaked", ylim=(-0.03, 1.03), title="Adaptive attacker")
     axes.legend(fontsize=8)
     title = f"Adaptive attacker, {report['queries']} queries a fact"
-    markdown = [f"# {title}", "", "| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    environment = ", ".join(f"{key} {value}" for key, value in report["environment"].items())
+    where = (
+        f"Built-in world, profile {report['profile']}, seed {report['rows'][0]['seed']}. retain-only never saw the forget set: what "
+        f"it leaks is chance. {environment}"
+    )
+    markdown = [f"# {title}", "", where, "", "| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     markdown += ["| " + " | ".join(line) + " |" for line in lines]
     image = f'<img alt="queries to leak" src="data:image/png;base64,{encode_figure(figure)}">'
     write_atomic(out, (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
     write_atomic(out.with_suffix(".md"), ("\n".join(markdown) + "\n").encode())
-    page = render_page("unlearn-guard attack", [f"<h1>{title}</h1>", image, render_table(header, lines)])
+    page = render_page(
+        "unlearn-guard attack",
+        [f"<h1>{title}</h1>", f"<p>{html.escape(where)}</p>", image, render_table(header, lines)],
+    )
     write_atomic(out.with_suffix(".html"), page.encode())
