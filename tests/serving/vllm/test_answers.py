@@ -6,11 +6,15 @@ import json
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from unlearn_guard.benchmarks.live import LiveServer, find_port
+from unlearn_guard.guard.errors import AdmissionError
+from unlearn_guard.guard.marks import MARK_KEY
+from unlearn_guard.serving.vllm import answers
 
 pytestmark = pytest.mark.vllm
 
@@ -174,3 +178,27 @@ def test_audit_says_what_was_ended(servers: dict[str, Any]) -> None:
     assert ended
     assert {row["stage"] for row in ended} == {"answer"}
     assert all(row["forget_ids"] for row in ended)
+
+
+@pytest.mark.parametrize(("on_answer", "refused"), [("filter", True), ("rewrite", True), ("pass", False)])
+def test_an_admitted_request_whose_decision_was_forgotten_is_refused(
+    monkeypatch: pytest.MonkeyPatch, on_answer: str, *, refused: bool
+) -> None:
+    runtime = SimpleNamespace(recall=lambda ids: None, settings=SimpleNamespace(on_answer=on_answer))
+    monkeypatch.setattr(answers, "runtimes", lambda: [runtime])
+    aborted: list[list[str]] = []
+    processor = SimpleNamespace(
+        request_states={}, abort_requests=lambda ids, internal: aborted.append(list(ids)) if internal else None
+    )
+    request = SimpleNamespace(
+        request_id="r1", prompt_token_ids=[5], sampling_params=SimpleNamespace(extra_args={MARK_KEY: {}})
+    )
+    add_request = answers._wrap_add_request(lambda self, request: "added")
+    if refused:
+        with pytest.raises(AdmissionError, match="send it again"):
+            add_request(processor, request)
+    else:
+        assert add_request(processor, request) == "added"
+    assert aborted == ([["r1"]] if refused else [])
+    request.sampling_params.extra_args = None  # Nobody admitted it: the engine core refuses it.
+    assert add_request(processor, request) == "added"
