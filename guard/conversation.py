@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +39,7 @@ class Unit:
 
 
 def read_messages(item: Item) -> list[Message]:
-    """Return the messages of an item; content parts of a multi-part message are joined by newlines.
+    """Return the messages of an item; content parts, reasoning and tool calls are joined by newlines.
 
     Raises ScreeningError for content that is not text.
     """
@@ -48,7 +49,8 @@ def read_messages(item: Item) -> list[Message]:
     for message in item:
         if not isinstance(message, Mapping):
             raise ScreeningError("message is not a mapping", value=type(message).__name__, allowed="role and content")
-        messages.append(Message(str(message.get("role", "user")), _read_content(message.get("content"))))
+        texts = [_read_content(message.get("content")), *_read_extras(message)]
+        messages.append(Message(str(message.get("role", "user")), "\n".join(filter(None, texts))))
     return messages
 
 
@@ -85,6 +87,18 @@ def _join(messages: Sequence[Message], numbers: Sequence[int]) -> Unit:
         parts.append((number, len(text), start))
         text += messages[number].text[start:] + "\n"
     return Unit(text[:-1], tuple(parts))
+
+
+def _read_extras(message: Mapping[str, Any]) -> list[str]:
+    """Return what an earlier answer holds beside its content: reasoning, and the arguments of tool calls."""
+    texts = [text for key in ("reasoning", "reasoning_content") if isinstance(text := message.get(key), str)]
+    calls = message.get("tool_calls")
+    for call in calls if isinstance(calls, Sequence) and not isinstance(calls, str) else ():
+        function = call.get("function") if isinstance(call, Mapping) else None
+        arguments = function.get("arguments") if isinstance(function, Mapping) else None
+        if arguments is not None:
+            texts.append(arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False))
+    return texts
 
 
 def _read_content(content: object) -> str:

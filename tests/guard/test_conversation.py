@@ -183,3 +183,17 @@ def test_content_that_is_no_text_is_refused(item: Any, says: str) -> None:
 def test_bytes_are_no_text(content: Any) -> None:
     with pytest.raises(ScreeningError, match="cannot be screened"):
         read_messages([{"content": content}])
+
+
+@pytest.mark.parametrize(
+    ("extra", "text"),
+    [
+        ({"tool_calls": [{"function": {"name": "find", "arguments": '{"who": "Bo"}'}}]}, '{"who": "Bo"}'),
+        ({"tool_calls": [{"function": {"arguments": {"who": "Łu"}}}, {"id": "x"}, None]}, '{"who": "Łu"}'),
+        ({"reasoning_content": "They ask for Bo."}, "They ask for Bo."),
+        ({"content": "Yes.", "reasoning": "Bo it is."}, "Yes.\nBo it is."),
+        ({"tool_calls": "nonsense", "reasoning": 3}, ""),
+    ],
+)
+def test_reasoning_and_tool_calls_of_earlier_answers_are_read(extra: dict[str, Any], text: str) -> None:
+    assert read_messages([{"role": "assistant", **extra}]) == [Message("assistant", text)]
