@@ -234,7 +234,59 @@ def measure_scale() -> dict[str, Any]:
             "add_request_s": round(add, 4),
             "remove_request_s": round(remove, 4),
         }
+    result["amendment"] = measure_amendment()
     return result
+
+
+def measure_amendment(*, n_requests: int = 5_000, rows_each: int = 20) -> dict[str, Any]:
+    """Time a change of one forget request in a bundle that holds 5,000 of them, 100,000 vectors."""
+    import numpy as np
+
+    from unlearn_guard.classifiers.amending import Amendment
+    from unlearn_guard.classifiers.index import NeighbourIndex
+    from unlearn_guard.classifiers.traffic import make_traffic
+    from unlearn_guard.guard.rows import ForgetRequest, Row
+
+    folders = train_models(make_jobs(make_world(), Recipe()))  # Any model will do: it is never run.
+    rng = random.Random(0)
+    kept = make_traffic()
+    words = sorted({word for row in kept for word in row.query.lower().split()})
+    with tempfile.TemporaryDirectory() as scratch:
+        one = [
+            Row(f"What did Bo Lindqvarn do in {year}?", "Sailed.", forget_id="p", aliases=("Bo Lindqvarn",))
+            for year in range(9)
+        ]
+        bundle = fit(folders["full"], one, kept, interventions=("refusal",), out=Path(scratch) / "bundle")
+        folder = bundle.path / "classifier"
+        file = folder / "aliases.json"
+        record = json.loads(file.read_text(encoding="utf-8"))
+        owners = [f"person-{number}" for number in range(n_requests)]
+        for number, owner in enumerate(owners):
+            record["aliases"][owner] = [f"Tor{number}an Vel{number}strom"]
+            record["bags"][owner] = rng.sample(words, 100)
+        vectors = np.random.default_rng(0).standard_normal((n_requests * rows_each, 384), np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        labels = [owner for owner in owners for _ in range(rows_each)]
+        NeighbourIndex.build(vectors, vectors[:2000], labels).save(folder)
+        file.write_text(json.dumps({**record, "index_labels": labels}), encoding="utf-8")
+        start = time.perf_counter()
+        amendment = Amendment(folder)
+        opened = time.perf_counter() - start
+        rows = tuple(
+            Row(f"What did Ada Korvelin say in {year}?", "Nothing.", forget_id="new") for year in range(rows_each)
+        )
+        request = ForgetRequest("new", aliases=("Ada Korvelin",), rows=rows)
+        added = _time(amendment.add, request, kept)
+        removed = _time(amendment.remove, ["person-7"])
+        saved = _time(amendment.save)
+        return {
+            "n_requests": n_requests,
+            "n_vectors": len(labels),
+            "open_s": round(opened, 3),
+            "add_s": round(added, 3),
+            "remove_s": round(removed, 3),
+            "save_s": round(saved, 3),
+        }
 
 
 def _fill(filler: Sequence[str], n_tokens: int, number: int, tokenize: Callable[..., Any]) -> str:
