@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unlearn_guard.guard.errors import DependencyError, SettingsError
+from unlearn_guard.guard.fingerprint import hash_bytes
 
 Vectors = npt.NDArray[np.float32]
 _MAX_INPUT_TOKENS = 256
@@ -45,6 +46,7 @@ class OnnxEncoder:
     def __init__(self, folder: Path, *, device: str = "cpu", threads: int = 1, remembered: int = 4096) -> None:
         from tokenizers import Tokenizer
 
+        self.engine = hash_bytes((folder / "encoder.onnx").read_bytes())
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(_MAX_INPUT_TOKENS)
@@ -52,6 +54,9 @@ class OnnxEncoder:
         self._inputs = {node.name for node in self._session.get_inputs()}  # type: ignore[attr-defined]
         self.dimension = int(self._session.get_outputs()[0].shape[-1])  # type: ignore[attr-defined]
         # Prompts repeat their system message and history; the vector of a text never changes.
+        self.known: dict[str, Vectors] = {}
+        """Vectors from elsewhere, by text; `noted` collects what is encoded, where somebody asked for it."""
+        self.noted: dict[str, Vectors] | None = None
         self._encode_cached = lru_cache(maxsize=remembered)(self._encode_one)
 
     def encode(self, texts: Sequence[str]) -> Vectors:
@@ -64,6 +69,14 @@ class OnnxEncoder:
         return np.stack(rows) if rows else np.zeros((0, self.dimension), np.float32)
 
     def _encode_one(self, text: str) -> Vectors:
+        row = self.known.get(text)
+        if row is None:
+            row = self._run(text)
+        if self.noted is not None:
+            self.noted[text] = row
+        return row
+
+    def _run(self, text: str) -> Vectors:
         encoding = self._tokenizer.encode(text)
         feeds = {
             "input_ids": np.array([encoding.ids], np.int64),

@@ -6,7 +6,8 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from unlearn_guard.classifiers.passages import PassageIndex
 from unlearn_guard.classifiers.signals import N_LEXICAL, SIGNALS, LexicalReader, make_judge, mine, own_terms, read_ranks
 from unlearn_guard.classifiers.traffic import make_traffic
 from unlearn_guard.classifiers.triage import Triage
+from unlearn_guard.guard.bundle import write_atomic
+from unlearn_guard.guard.caching import cache_folder
 from unlearn_guard.guard.errors import DataError
 from unlearn_guard.guard.fingerprint import hash_bytes
 from unlearn_guard.guard.rows import DEFAULT_FORGET_ID, ForgetRequest, Row
@@ -55,6 +58,7 @@ _PRIOR_EXAMPLES = 400.0
 """How many examples the prior weights are worth: few examples overfit seven signals."""
 _MOST_NEIGHBOUR_WEIGHT = 20.0
 _REMEMBERED = 65_536
+_MOST_VECTORS = 60_000
 _LEAST_TRAFFIC, _MOST_TRAFFIC = 1_000, 3_000
 
 
@@ -192,17 +196,41 @@ def score_clean(
     each row's stratum among `strata` (-1: none), and scores of built-in traffic."""
     traffic = _make_stratum(final, alpha)
     triage, final.triage = final.triage, Triage()  # Clearing can only lower a score: calibrate without it.
+    with _remember_vectors(final.encoder):
+        built_in = _score_all(final, traffic), _score_answers(final, traffic)
     arrays: dict[str, npt.NDArray[Any]] = {
         "fused": _score_all(final, rows),
         "joint": _score_answers(final, rows),
-        "built-in": _score_all(final, traffic),
-        "built-in-joint": _score_answers(final, traffic),
+        "built-in": built_in[0],
+        "built-in-joint": built_in[1],
         "digests": np.array([hash_row(row) for row in rows], np.uint64),
         "strata": np.array([strata.index(row.stratum) if row.stratum in strata else -1 for row in rows], np.int32),
     }
     final.triage = triage
     arrays["served"] = np.array([final.score([row.query])[0].score for row in rows], np.float32)
     return arrays
+
+
+@contextmanager
+def _remember_vectors(encoder: OnnxEncoder) -> Iterator[None]:
+    """Keep vectors on disk: built-in traffic is the same in every fit, and half a minute of encoding."""
+    import onnxruntime
+    from safetensors.numpy import load, save
+
+    file = cache_folder("vectors") / f"{encoder.engine[:16]}-{onnxruntime.__version__}.safetensors"
+    if file.is_file():
+        stored = load(file.read_bytes())
+        encoder.known = dict(zip(json.loads(stored["texts"].tobytes()), stored["vectors"], strict=True))
+    before = len(encoder.known)
+    encoder.noted = {}
+    try:
+        yield
+        every = {**encoder.known, **encoder.noted}
+        if before < len(every) <= _MOST_VECTORS:
+            texts = np.frombuffer(json.dumps(list(every)).encode(), np.uint8)
+            write_atomic(file, save({"texts": texts, "vectors": np.stack(list(every.values()))}))
+    finally:
+        encoder.known, encoder.noted = {}, None
 
 
 def hash_row(row: Row) -> int:
@@ -497,8 +525,14 @@ def _score_all(classifier: Cascade, rows: Sequence[Row]) -> Floats:
 
 
 def _score_answers(classifier: Cascade, rows: Sequence[Row]) -> Floats:
+    """Return scores of rows with their answers; NaN without one, and where the answer names a forgotten person in full."""
+    named = classifier.match([row.answer for row in rows])
     return np.array(
-        [classifier.score_answer([row.query], row.answer).score if row.answer else np.nan for row in rows], np.float32
+        [
+            classifier.score_answer([row.query], row.answer).score if row.answer and not match.spans else np.nan
+            for row, match in zip(rows, named, strict=True)
+        ],
+        np.float32,
     )
 
 
