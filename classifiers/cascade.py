@@ -431,7 +431,7 @@ def read_calibrations(
     for scores, built_in in ((arrays["fused"], arrays["built-in"]), (arrays["joint"], arrays["built-in-joint"])):
         known = ~np.isnan(scores)
         parts = {name: scores[known & (arrays["strata"] == place)] for place, name in enumerate(strata)}
-        own = scores[known]
+        own, built_in = scores[known], built_in[~np.isnan(built_in)]
         if len(own) < MIN_ROWS and len(built_in) >= MIN_ROWS and len(own) < len(scores):
             own = built_in
         found.append(Calibration.fit(own, alpha, {**parts, BUILT_IN: built_in}))

@@ -525,8 +525,8 @@ def _score_all(classifier: Cascade, rows: Sequence[Row]) -> Floats:
 
 
 def _score_answers(classifier: Cascade, rows: Sequence[Row]) -> Floats:
-    """Return scores of rows with their answers; NaN without one, and where the answer names a forgotten person in full."""
-    named = classifier.match([row.answer for row in rows])
+    """Return scores of rows with their answers; NaN without one, and where both together name a forgotten person in full."""
+    named = classifier.match([f"{row.query}\n{row.answer}" for row in rows])
     return np.array(
         [
             classifier.score_answer([row.query], row.answer).score if row.answer and not match.spans else np.nan

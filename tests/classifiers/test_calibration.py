@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unlearn_guard.classifiers.calibration import Calibration
+from unlearn_guard.classifiers.cascade import BUILT_IN, read_calibrations
 from unlearn_guard.guard.errors import DataError
 
 
@@ -131,3 +132,27 @@ def test_highest_score_is_flagged_whatever_the_strata(n_stratum: int) -> None:
     calibration = Calibration.fit(scores, 0.001, {"small": scores[:n_stratum]})
     assert calibration.p_value(1e9) <= calibration.alpha
     assert calibration.find_threshold(calibration.alpha) < np.inf
+
+
+def test_rows_without_an_answer_are_no_calibration_of_answers() -> None:
+    scores = np.arange(100, dtype=np.float32)
+    gaps = np.where(scores % 4 == 0, scores, np.nan).astype(np.float32)
+    arrays = {
+        "fused": scores,
+        "joint": gaps,
+        "built-in": scores,
+        "built-in-joint": np.concatenate([scores[:80], [np.nan] * 3]).astype(np.float32),
+        "strata": np.zeros(100, np.int32),
+    }
+    prompts, answers = read_calibrations(arrays, ["mine"], 0.001)
+    assert (len(prompts.scores), prompts.smallest_p) == (100, 1 / 101)
+    assert (len(answers.scores), answers.smallest_p) == (
+        80,
+        1 / 81,
+    )  # Of 25 rows nothing is learnt: built-in traffic it is.
+    assert answers.p_value(200.0) == answers.smallest_p == answers.alpha
+    most = {**arrays, "joint": np.where(scores < 60, scores, np.nan).astype(np.float32)}
+    assert {name: len(part) for name, part in read_calibrations(most, ["mine"], 0.001)[1].strata.items()} == {
+        "mine": 60,
+        BUILT_IN: 80,
+    }
