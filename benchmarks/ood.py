@@ -2,8 +2,8 @@
 
 Per forget set: the encoder is tuned by contrastive entropy, then Mahalanobis distance and largest cosine to the forget rows go
 into a one-class SVM (ν = 0.1). Corrected against the public code: no padding in the mean pooling, both components with their own
-spread, a threshold from clean rows instead of one chosen on test files, rows described by rows other than themselves. Left out: the masked-language part of the loss, for
-which a sentence encoder has no head, and all layers but the last.
+spread, a threshold from clean rows instead of one chosen on test files, rows described by rows other than themselves. Left out:
+the masked-language part of the loss, for which a sentence encoder has no head, and all layers but the last.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,14 @@ class Amendment:
         self._passages = PassageIndex(passages["hashes"], passages["owners"], self._record["passage_owners"])
         self._index = NeighbourIndex.load(folder, self._record["index_labels"])
 
+    @cached_property
+    def _ranks(self) -> dict[str, int]:
+        return read_ranks(self._folder / "tokenizer.json")
+
+    @cached_property
+    def _encoder(self) -> OnnxEncoder:
+        return OnnxEncoder(self._folder)
+
     @property
     def labels(self) -> list[str]:
         """The forget_id of every indexed row, in order; empty where a row is gone and its place is not."""
@@ -68,9 +77,8 @@ class Amendment:
                 "the rows name nobody", value=owner, mend="give aliases, or fit again: a topic needs a head of its own"
             )
         request = replace(request, aliases=tuple(aliases))
-        ranks = read_ranks(self._folder / "tokenizer.json")
-        weights = Weights(self._record["counts"], self._record["n_bags"], self._record["bag_words"], ranks)
-        bag, profile = mine_request(request, weights)
+        weights = Weights(self._record["counts"], self._record["n_bags"], self._record["bag_words"], self._ranks)
+        bag, profile = mine_request(request.rows, aliases, weights)
         found = {
             "aliases": list(aliases),
             "facts": list(mine_facts(request, kept)),
@@ -85,9 +93,8 @@ class Amendment:
                 {owner: [row.text for row in request.rows if row.text]}, [f"{row.query}\n{row.answer}" for row in kept]
             )
         )
-        is_word = make_judge(ranks)
-        encoder = OnnxEncoder(self._folder)
-        self._index.add(encoder.encode([mask_text(row.query, is_word) for row in request.rows]), owner)
+        is_word = make_judge(self._ranks)
+        self._index.add(self._encoder.encode([mask_text(row.query, is_word) for row in request.rows]), owner)
         return request
 
     def remove(self, forget_ids: Collection[str]) -> None:

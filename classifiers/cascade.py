@@ -235,7 +235,8 @@ class Cascade:
 
         `owners` are the forget requests that the prompt is suspected of, whose facts count once they are told. With
         `allow`, names, passages and facts that the user supplied are not held against the answer. What a flagged prompt
-        says counts no more: its intervention has acted on it.
+        says counts no more: its intervention has acted on it. Raises ScreeningError for an answer with more encoded segments
+        than are looked into, unless what was read names or quotes somebody.
         """
         supplied = "\n".join(given)
         said = self.reader.read(answer)
@@ -256,6 +257,8 @@ class Cascade:
             for hit in reading.hits
             if hit.signal in ("name", "passage")
         }
+        if not said.complete and not spans:
+            raise _unread()
         score = replace(score, spans=tuple(sorted(spans)))  # Of the answer alone, not of what was read with it.
         least = ASKED_NATS if flagged else SUSPECTED_NATS
         told = self._facts.find_told(dict.fromkeys(owners), terms, known.terms if known else set(), least=least)
@@ -283,9 +286,7 @@ class Cascade:
     def _score_text(self, text: str, max_windows: int | None) -> TextScore:
         readings = self.reader.read(text)
         if not readings.complete:
-            raise ScreeningError(
-                "text holds too many encoded segments", allowed=f"{MAX_DECODED}", mend="send it decoded, or in parts"
-            )
+            raise _unread()
         pieces = self._cut(readings, triage=self.triage)
         charge = self.window_penalty * math.log(max(1, len(pieces)))
         waiting = [piece for piece in pieces if not self.triage.clears(piece.lexical, charge)]
@@ -406,6 +407,12 @@ class Cascade:
         signals[0, N_LEXICAL:] = 0.5
         _, fused = self.head.run(np.zeros((1, self.encoder.dimension), np.float32), signals)
         return float(fused[0])
+
+
+def _unread() -> ScreeningError:
+    return ScreeningError(
+        "text holds too many encoded segments", allowed=f"at most {MAX_DECODED}", mend="send it decoded, or in parts"
+    )
 
 
 def _too_many(n_windows: int, allowed: int) -> ScreeningError:

@@ -46,11 +46,11 @@ class OnnxEncoder:
     def __init__(self, folder: Path, *, device: str = "cpu", threads: int = 1, remembered: int = 4096) -> None:
         from tokenizers import Tokenizer
 
-        self.engine = hash_bytes((folder / "encoder.onnx").read_bytes())
+        self._file = folder / "encoder.onnx"
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(_MAX_INPUT_TOKENS)
-        self._session = open_session(folder / "encoder.onnx", device, threads)
+        self._session = open_session(self._file, device, threads)
         self._inputs = {node.name for node in self._session.get_inputs()}  # type: ignore[attr-defined]
         self.dimension = int(self._session.get_outputs()[0].shape[-1])  # type: ignore[attr-defined]
         # Prompts repeat their system message and history; the vector of a text never changes.
@@ -58,6 +58,11 @@ class OnnxEncoder:
         """Vectors from elsewhere, by text; `noted` collects what is encoded, where somebody asked for it."""
         self.noted: dict[str, Vectors] | None = None
         self._encode_cached = lru_cache(maxsize=remembered)(self._encode_one)
+
+    @property
+    def engine(self) -> str:
+        """The hash of the encoder's file."""
+        return hash_bytes(self._file.read_bytes())
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Return unit vectors, shape (len(texts), dimension), float32."""

@@ -24,7 +24,7 @@ from unlearn_guard.classifiers.masking import find_strangers, mask
 from unlearn_guard.classifiers.names import WHOLE_NAME, NameFinder, split_parts
 from unlearn_guard.classifiers.normalisation import normalise
 from unlearn_guard.classifiers.passages import PassageIndex
-from unlearn_guard.guard.rows import ForgetRequest, Row
+from unlearn_guard.guard.rows import Row
 
 Floats = npt.NDArray[np.float32]
 SIGNALS = ("name", "namesake", "part", "fact", "attribute", "share", "kept", "other", "passage", "forget", "retain")
@@ -40,7 +40,7 @@ _LONG_TERMS = 150
 _REMEMBERED_WORDS = 200_000
 _PLAIN_WORD = re.compile(r"[a-z]+(?:'[a-z]+)?|[0-9]+")
 _SUSPECT = re.compile(
-    r"[A-Za-z0-9+/=_-]{18,}|[A-Za-z][0-9]|[0-9][A-Za-z]|[A-Za-z][@$!|][A-Za-z]|[a-z][A-Z]|(?:\b[A-Za-z]\W){3}|\\u|&#|%[0-9A-F]{2}|__"
+    r"[A-Za-z0-9+/=_-]{18,}|[A-Za-z][0-9]|[0-9][A-Za-z]|[A-Za-z][@$!|][A-Za-z]|[a-z][A-Z]|(?:\b[A-Za-z]\W){3}|\\[ux]|&#|%[0-9A-F]{2}|__"
 )
 _COMMON_RANK = 1750
 """Words of a higher frequency rank often begin a sentence; others that do may be names."""
@@ -311,38 +311,32 @@ def mine(
     counts = Counter(term for bag in groups.values() for term in bag)
     bag_words = sum(bag.total() for bag in groups.values()) / max(1, len(groups))
     weights = Weights(counts, len(groups), bag_words, ranks)
-    own: dict[str, Counter[str]] = {}
-    profiles: dict[str, set[str]] = {}
+    owned: dict[str, list[Row]] = {}
     for row in forget:
-        own.setdefault(row.forget_id, Counter()).update(_terms_of(row))
-        profiles.setdefault(row.forget_id, set()).update(find_profile(normalise(_content(row)).text))
+        owned.setdefault(row.forget_id, []).append(row)
+    mined = {owner: mine_request(rows, aliases.get(owner, ()), weights) for owner, rows in owned.items()}
     return {
         "aliases": {owner: list(names) for owner, names in aliases.items()},
         "facts": {owner: list(found) for owner, found in facts.items()},
-        "bags": {
-            owner: fill_bag(
-                found, weights, leave_out=[part for name in aliases.get(owner, ()) for part in split_parts(name)]
-            )
-            for owner, found in own.items()
-        },
+        "bags": {owner: bag for owner, (bag, _) in mined.items()},
         "kept_bags": {
             owner: fill_bag(groups[owner], weights) for owner in list(groups)[:_MAX_BAGS] if not owner.startswith("\0")
         },
-        "profiles": {owner: sorted(words) for owner, words in profiles.items()},
+        "profiles": {owner: profile for owner, (_, profile) in mined.items()},
         "counts": {term: n for term, n in counts.items() if n > 1 or term in ranks},
         "n_bags": len(groups),
         "bag_words": bag_words,
     }
 
 
-def mine_request(request: ForgetRequest, weights: Weights) -> tuple[list[str], list[str]]:
-    """Return one request's bag of words and its profile, as `mine` makes them."""
+def mine_request(rows: Iterable[Row], aliases: Iterable[str], weights: Weights) -> tuple[list[str], list[str]]:
+    """Return the bag of words and the profile of one request's rows."""
     bag: Counter[str] = Counter()
     profile: set[str] = set()
-    for row in request.rows:
+    for row in rows:
         bag.update(_terms_of(row))
         profile.update(find_profile(normalise(_content(row)).text))
-    parts = [part for name in request.aliases for part in split_parts(name)]
+    parts = [part for name in aliases for part in split_parts(name)]
     return list(fill_bag(bag, weights, leave_out=parts)), sorted(profile)
 
 

@@ -24,7 +24,8 @@ def cut_blocks(text: str, lines: Sequence[int] = ()) -> list[tuple[int, int]]:
 def cut_windows(text: str, lines: Sequence[int] = ()) -> list[tuple[int, int]]:
     """Return half-open character windows: every sentence, and windows of about 64 tokens that overlap by a third.
 
-    `lines` are places where a line ended before the text was folded: a sentence ends there too. Together they cover the text; one short sentence is one window.
+    `lines` are places where a line ended before the text was folded: a sentence ends there too. Together they cover the
+    text; one short sentence is one window.
     """
     words = _find_words(text)
     if not words:

@@ -138,9 +138,13 @@ def _read_manifest(path: Path) -> Manifest:
 def _read_requests(file: Path) -> tuple[ForgetRequest, ...]:
     if not file.is_file():
         raise BundleIntegrityError("bundle file is missing", value=file.name, mend="copy it again or fit again")
+    return tuple(ForgetRequest(**{**record, "aliases": tuple(record["aliases"])}) for record in read_lines(file))
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """Return the JSON lines of a bundle's file."""
     # Not splitlines: titles may hold Unicode's other line separators.
-    records = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
-    return tuple(ForgetRequest(**{**record, "aliases": tuple(record["aliases"])}) for record in records)
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
 
 
 def request_record(request: ForgetRequest) -> dict[str, Any]:

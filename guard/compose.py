@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from unlearn_guard.guard.bundle import Bundle, EncoderRecord, request_record, write_bundle
+from unlearn_guard.guard.bundle import Bundle, EncoderRecord, read_lines, request_record, write_bundle
 from unlearn_guard.guard.errors import DataError, SettingsError
 from unlearn_guard.guard.fingerprint import fingerprint_model
 from unlearn_guard.guard.marks import SECRET_VARIABLE
@@ -237,7 +237,7 @@ def amend(
         check_disjoint([_own(row, request) for request in requests for row in request.rows], retain_rows)
     kept = retain_rows or _make_clean_traffic(requests)
     manifest = old.manifest
-    examples = _read_lines(old.path / "examples.jsonl")
+    examples = read_lines(old.path / "examples.jsonl")
     private = any("hash" in example for example in examples)
     if private and requests and not os.environ.get(SECRET_VARIABLE):
         raise SettingsError(f"the bundle's rows are hashed with {SECRET_VARIABLE}, which is not set", mend="set it")
@@ -255,12 +255,10 @@ def amend(
             amendment = Amendment(folder)
             if remove:
                 amendment.remove(remove)
-            # An index of inverted lists keeps the places of rows that are gone.
-            left = [
-                example if example["forget_id"] not in remove else {"forget_id": ""}
-                for example in examples
-                if len(amendment.labels) == len(examples) or example["forget_id"] not in remove
-            ]
+            # In the index's order; one of inverted lists keeps the places of rows that are gone.
+            left = [example if example["forget_id"] not in remove else {"forget_id": ""} for example in examples]
+            if len(amendment.labels) < len(examples):
+                left = [example for example in left if example["forget_id"]]
             added = [amendment.add(request, kept) for request in requests]
             amendment.save()
             assert manifest.encoder is not None
@@ -315,10 +313,6 @@ def _amend_names(
         raise DataError("no forget request would be left", mend="stop serving with this bundle instead")
     file.write_text(json.dumps({"aliases": aliases}, ensure_ascii=False), encoding="utf-8")
     return added
-
-
-def _read_lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
 
 
 def _read_documents(paths: Sequence[str | Path], intervention: str) -> list[ForgetRequest]:

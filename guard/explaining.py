@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from unlearn_guard.guard.bundle import read_lines
 from unlearn_guard.guard.screening import Guard
 from unlearn_guard.guard.verdict import TextScore
 
@@ -51,8 +51,7 @@ def _find_neighbours(guard: Guard, score: TextScore) -> list[dict[str, Any]]:
     if guard.bundle is None or not score.windows:
         return []
     near = guard.classifier.find_neighbours(score.windows[0].encoded, 3)
-    file = guard.bundle.path / "examples.jsonl"
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
+    rows = read_lines(guard.bundle.path / "examples.jsonl")
     found = []
     for place, owner, cosine in near:
         row = rows[place] if place < len(rows) else {}

@@ -460,6 +460,14 @@ def test_text_of_common_words_is_plain_and_a_description_is_not(fitted: Any) -> 
     assert not fitted.cascade.is_plain('It is called "Nine Drowned Bells".')
 
 
+def test_an_answer_with_more_segments_than_are_read_is_an_error_unless_it_names_somebody(fitted: Any) -> None:
+    decoys = " ".join([encode_base64(b"hello hello, how are you")] * 33)
+    with pytest.raises(ScreeningError, match="too many encoded segments"):
+        fitted.cascade.score_answer(["Say hello."], decoys)
+    named = fitted.cascade.score_answer(["Say hello."], f"{decoys} Mirela Vantongeren")
+    assert fitted.cascade.answer_p_value(named.score) <= fitted.cascade.smallest_answer_p
+
+
 def test_no_verdict_flips_in_8_bits(fitted: Any, people: Any, tmp_path: Path) -> None:
     record = fit_cascade(
         [people.request],
