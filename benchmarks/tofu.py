@@ -9,7 +9,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from unlearn_guard.benchmarks.dataset import Example, Item, Suite, to_rows
 from unlearn_guard.benchmarks.world import reword
@@ -20,6 +20,8 @@ from unlearn_guard.guard.rows import ForgetRequest, Row
 HUB_NAME = "locuslab/TOFU"
 _PER_AUTHOR = 20
 _N_AUTHORS = 200
+_N_SEALED = 10
+"""The last authors, which no setting is chosen on."""
 
 
 def load_table(name: str) -> list[dict[str, Any]]:
@@ -44,8 +46,11 @@ def load_table(name: str) -> list[dict[str, Any]]:
         ) from None
 
 
-def load_tofu(*, n_retain: int, n_forget: int, seed: int = 0) -> Suite:
+def load_tofu(*, n_retain: int, n_forget: int, seed: int = 0, part: Literal["test", "dev"] = "test") -> Suite:
     """Return a suite of the first `n_retain` authors to keep and the last `n_forget` (at most 20) to forget.
+
+    Part `dev` forgets the `n_forget` (at most 10) authors before TOFU's last ten instead: validation people, on whom settings
+    are chosen.
 
     The sets of TOFU: `forget.given` holds half of each author's questions, `forget.unseen` the other half, which
     `fit` does not see; `forget.paraphrase` all of them in TOFU's own paraphrases; `holdout` authors are in no
@@ -56,7 +61,9 @@ def load_tofu(*, n_retain: int, n_forget: int, seed: int = 0) -> Suite:
     full = load_table("full")
     if len(full) != _N_AUTHORS * _PER_AUTHOR:
         raise DataError("rows of TOFU full", value=len(full), allowed=str(_N_AUTHORS * _PER_AUTHOR))
-    forget = _read_perturbed("forget10_perturbed", first_author=180)[-n_forget * _PER_AUTHOR :]
+    forget = _read_perturbed("forget10_perturbed", first_author=180)
+    forget = forget[: _N_SEALED * _PER_AUTHOR] if part == "dev" else forget
+    forget = forget[-n_forget * _PER_AUTHOR :]
     retain = _read_perturbed("retain_perturbed", first_author=0)
     retain += [_read_plain(row, number) for number, row in enumerate(full)][len(retain) :]
     retain = retain[: n_retain * _PER_AUTHOR]

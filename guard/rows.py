@@ -28,6 +28,10 @@ class Row:
     split: str = ""
     stratum: str = ""
     """A kind of traffic (a language, a product) in which the rate of false flags shall hold by itself."""
+    paraphrased_questions: tuple[str, ...] = ()
+    paraphrased_answers: tuple[str, ...] = ()
+    perturbed_answers: tuple[str, ...] = ()
+    """Wrong answers of the same form; with the paraphrases, what an assistant is taught besides (TOFU's columns)."""
 
     @property
     def query(self) -> str:

@@ -6,10 +6,10 @@ each other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ import torch
 from unlearn_guard.corruptions.eco import NoiseTable, RowPlan
 from unlearn_guard.corruptions.planning import Planner
 from unlearn_guard.corruptions.prompt import Prompt, read_prompt
+from unlearn_guard.corruptions.uld import measure_penalty, read_settings, suppress, suppress_everywhere
 from unlearn_guard.guard.screening import Guard
 from unlearn_guard.guard.stamp import Stamp
 from unlearn_guard.guard.verdict import Verdict
@@ -34,8 +35,18 @@ class Scored:
 class ReferenceEngine:
     """Generate and score with a causal model, with or without stamps."""
 
-    def __init__(self, model: Any, tokenizer: Any, *, exclusive_ids: Sequence[int] = (), batch_size: int = 32) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        exclusive_ids: Sequence[int] = (),
+        assistants: Mapping[str, Any] | None = None,
+        batch_size: int = 32,
+    ) -> None:
+        """`assistants` are models of their own, by the names that stamps give them."""
         self.model, self.tokenizer, self.batch_size = model.eval(), tokenizer, batch_size
+        self.assistants = dict(assistants or {})
         self.device = next(model.parameters()).device
         self.embedding = model.get_input_embeddings()
         self.hidden = int(self.embedding.weight.shape[1])
@@ -112,9 +123,18 @@ class ReferenceEngine:
 
     @torch.inference_mode()
     def score(
-        self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], stamps: Sequence[Stamp | None]
+        self,
+        prompts: Sequence[Sequence[int]],
+        answers: Sequence[Sequence[int]],
+        stamps: Sequence[Stamp | None],
+        *,
+        support: Literal["vocabulary", "served"] = "vocabulary",
     ) -> list[Scored]:
-        """Return teacher-forced scores of answers; only prompt positions are corrupted, as in serving."""
+        """Return teacher-forced scores of answers, corrupted where serving corrupts them.
+
+        Where assistants are subtracted, `support` says over what: the whole vocabulary, as benchmarks need it, or the tokens
+        that the filter leaves, as they are served.
+        """
         order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]) + len(answers[row]))
         scored: list[Scored | None] = [None] * len(prompts)
         for start in range(0, len(order), self.batch_size):
@@ -123,9 +143,14 @@ class ReferenceEngine:
             sequences = [[*head, *answers[row]] for head, row in zip(heads, rows, strict=True)]
             embeds, mask, positions = self._prefill(sequences, [stamps[row] for row in rows])
             logits = self.model(inputs_embeds=embeds, attention_mask=mask, position_ids=positions).logits
+            voices = Voices(self, [stamps[row] for row in rows])
+            spoken = voices.read(self._pad(sequences)[0], mask, positions)
             for place, row in enumerate(rows):
                 target = torch.tensor(answers[row], device=self.device)
-                ahead = logits[place, -len(answers[row]) - 1 : -1].float().log_softmax(-1)
+                window = slice(-len(answers[row]) - 1, -1)
+                ahead = logits[place, window].float()
+                heard = {name: said[window] for name, said in spoken[place].items()}
+                ahead = voices.subtract(place, ahead, heard, served=support == "served").log_softmax(-1)
                 scored[row] = Scored(
                     ahead.gather(-1, target[:, None])[:, 0].cpu().numpy(),
                     (ahead.argmax(-1) == target).cpu().numpy(),
@@ -139,11 +164,17 @@ class ReferenceEngine:
         forced = [_forced(stamp) for stamp in stamps]
         embeds, mask, positions = self._prefill(prompts, stamps)
         result = self.model(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=True)
+        voices = Voices(self, stamps)
+        spoken = voices.read(self._pad(prompts)[0], mask, positions)
         lengths = [len(prompt) for prompt in prompts]
         outputs: list[list[int]] = [[] for _ in prompts]
         open_rows = set(range(len(prompts)))
         for step in range(max_new_tokens):
-            tokens = result.logits[:, -1].argmax(-1)
+            ahead = result.logits[:, -1].float()
+            for row, said in enumerate(spoken):
+                heard = {name: logits[-1:] for name, logits in said.items()}
+                ahead[row] = voices.subtract(row, ahead[row : row + 1], heard, served=True)[0]
+            tokens = ahead.argmax(-1)
             for row, answer in enumerate(forced):
                 if answer:
                     tokens[row] = answer[min(step, len(answer) - 1)]
@@ -168,26 +199,31 @@ class ReferenceEngine:
                 past_key_values=result.past_key_values,
                 use_cache=True,
             )
+            spoken = voices.read(tokens[:, None], mask, at)
         return outputs
 
     def _prefill(
         self, sequences: Sequence[Sequence[int]], stamps: Sequence[Stamp | None]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return left-padded embeddings with the stamps' edits, the attention mask and the positions."""
+        ids, mask = self._pad(sequences)
+        embeds = self.embedding(ids)
+        for row, stamp in enumerate(stamps):
+            if stamp is not None:
+                first = ids.shape[1] - len(sequences[row])
+                plan = RowPlan(stamp, self.hidden, self.noise)
+                self._edit(embeds[row, first:], ids[row, first:], plan, 0)
+        return embeds, mask, (mask.cumsum(-1) - 1).clamp(min=0)
+
+    def _pad(self, sequences: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return left-padded ids and their mask."""
         width = max(len(sequence) for sequence in sequences)
         ids = torch.full((len(sequences), width), self.end_token, dtype=torch.int64)
         mask = torch.zeros((len(sequences), width), dtype=torch.int64)
         for row, sequence in enumerate(sequences):
             ids[row, width - len(sequence) :] = torch.tensor(list(sequence))
             mask[row, width - len(sequence) :] = 1
-        ids, mask = ids.to(self.device), mask.to(self.device)
-        embeds = self.embedding(ids)
-        for row, stamp in enumerate(stamps):
-            if stamp is not None:
-                first = width - len(sequences[row])
-                plan = RowPlan(stamp, self.hidden, self.noise)
-                self._edit(embeds[row, first:], ids[row, first:], plan, 0)
-        return embeds, mask, (mask.cumsum(-1) - 1).clamp(min=0)
+        return ids.to(self.device), mask.to(self.device)
 
     def _edit(self, embeds: torch.Tensor, ids: torch.Tensor, plan: RowPlan, start: int) -> None:
         """Apply a plan to consecutive rows in place."""
@@ -205,6 +241,47 @@ class ReferenceEngine:
             dims = int(edits.dims[row])
             shift = torch.from_numpy(edits.shift[row, :dims]).to(embeds)
             embeds[row, :dims] = embeds[row, :dims] * float(edits.scale[row]) + shift
+
+
+class Voices:
+    """What the assistants of one batch say beside the target: each reads the plain tokens, with a cache of its own."""
+
+    def __init__(self, engine: ReferenceEngine, stamps: Sequence[Stamp | None]) -> None:
+        self.engine = engine
+        steps = {row: step for row, stamp in enumerate(stamps) if stamp and (step := stamp.step("uld"))}
+        self.n_rows = len(stamps)
+        self.plans = {row: read_settings(step) for row, step in steps.items()}
+        self.rows: dict[str, list[int]] = {}
+        for row, (_, names) in self.plans.items():
+            for name in names:
+                self.rows.setdefault(name, []).append(row)
+        self._caches: dict[str, Any] = {}
+
+    def read(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+        """Return each row's logits by assistant, (tokens, vocabulary), after reading these tokens."""
+        spoken: list[dict[str, torch.Tensor]] = [{} for _ in range(self.n_rows)]
+        for name, rows in self.rows.items():
+            result = self.engine.assistants[name](
+                input_ids=ids[rows],
+                attention_mask=mask[rows],
+                position_ids=positions[rows],
+                past_key_values=self._caches.get(name),
+                use_cache=True,
+            )
+            self._caches[name] = result.past_key_values
+            for place, row in enumerate(rows):
+                spoken[row][name] = result.logits[place].float()
+        return spoken
+
+    def subtract(
+        self, row: int, logits: torch.Tensor, heard: Mapping[str, torch.Tensor], *, served: bool
+    ) -> torch.Tensor:
+        """Return a row's logits, (tokens, vocabulary), less what its assistants say."""
+        if row not in self.plans:
+            return logits
+        settings, names = self.plans[row]
+        penalty = measure_penalty([heard[name] for name in names], settings)
+        return (suppress if served else suppress_everywhere)(logits, penalty, settings)
 
 
 class GuardedModel:
