@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -37,7 +37,7 @@ class AssistantShape:
     n_layers: int
     trainable: Trainable
     rank: int = 32
-    lora_alpha: float = 32.0
+    lora_alpha: int = 32
     first_trained: int = 0
 
     @property
@@ -97,6 +97,11 @@ class Assistant:
             load_file(folder / WEIGHTS),
         )
 
+    @staticmethod
+    def read_name(folder: Path) -> str:
+        """Return the name of the assistant in a folder, without its tensors."""
+        return str(json.loads((folder / RECORD).read_text(encoding="utf-8"))["name"])
+
 
 def load_assistants(folder: Path) -> dict[str, Assistant]:
     """Read every assistant below a bundle's folder of them, by name."""
@@ -110,7 +115,7 @@ def choose_shape(
     n_layers: int | None = None,
     trainable: Literal["lora", "layers", "auto"] = "auto",
     rank: int = 32,
-    lora_alpha: float = 32.0,
+    lora_alpha: int = 32,
     first_trained: int = 0,
 ) -> AssistantShape:
     """Return the shape for a target: the paper's 8 layers, or half of a model that has fewer than 16.
@@ -277,8 +282,3 @@ def count_flops(config: Any, shape: AssistantShape | None, *, head_share: float 
         return int(config.num_hidden_layers) * layer + head
     lora = shape.rank * sum(rows + columns for rows, columns in sides) if shape.trainable == "lora" else 0
     return shape.n_layers * layer + (shape.n_layers - shape.first_trained) * lora + head
-
-
-def name_folders(assistants: Mapping[str, Assistant]) -> dict[str, str]:
-    """Return a plain folder name for each assistant: forget ids may hold anything."""
-    return {name: f"{number:04d}" for number, name in enumerate(assistants)}

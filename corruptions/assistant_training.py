@@ -24,7 +24,7 @@ from unlearn_guard.corruptions.assistant import (
     find_linears,
     own_names,
 )
-from unlearn_guard.corruptions.augmentation import Lesson
+from unlearn_guard.corruptions.augmentation import N_PARAPHRASES, Lesson
 from unlearn_guard.guard.bundle import write_atomic
 from unlearn_guard.guard.caching import cache_folder
 from unlearn_guard.guard.errors import DataError, SettingsError
@@ -43,6 +43,8 @@ Encode = Callable[[str, str], tuple[list[int], list[int]]]
 """(prompt, answer) → token ids of the rendered prompt, and of the answer with its end token."""
 Track = Callable[..., Iterable[int]]
 _CODE_VERSION = 1
+_WHOLE_BATCH, _WHOLE_EPOCHS, _WHOLE_STEPS = 16, 20, 400
+"""Layers trained whole start from the target's own, which know nothing of being uniform: they need more steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +72,12 @@ class Schedule:
             )
 
 
-def choose_schedule(shape: AssistantShape, *, seed: int, **given: Any) -> Schedule:
-    """Return the paper's schedule for LoRA, thirty epochs in batches of 16 for whole layers; `given` wins."""
-    base = {"epochs": 30, "batch_size": 16} if shape.trainable == "layers" else {}
+def choose_schedule(n_rows: int, *, whole: bool, seed: int, **given: Any) -> Schedule:
+    """Return the paper's schedule for LoRA, and for whole layers one of at least 400 steps of 16; `given` wins."""
+    base = {}
+    if whole:
+        n_batches = math.ceil(max(1, n_rows) * (1 + N_PARAPHRASES) / _WHOLE_BATCH)
+        base = {"batch_size": _WHOLE_BATCH, "epochs": max(_WHOLE_EPOCHS, math.ceil(_WHOLE_STEPS / n_batches))}
     return Schedule(**{**base, **given, "seed": seed})
 
 
@@ -126,7 +131,7 @@ class Learner:
 
             targets = list(find_linears(trunk, shape.first_trained, shape.n_layers))
             torch.manual_seed(0)
-            config = LoraConfig(r=shape.rank, lora_alpha=shape.lora_alpha, target_modules=targets, bias="none")
+            config = LoraConfig(r=shape.rank, lora_alpha=int(shape.lora_alpha), target_modules=targets, bias="none")
             self.model = get_peft_model(trunk, config)
             for parameter in self.model.parameters():
                 if parameter.requires_grad:

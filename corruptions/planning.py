@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from unlearn_guard.corruptions.prompt import Prompt, to_ranges
 from unlearn_guard.corruptions.prompting import plan_prompting
 from unlearn_guard.corruptions.refusal import DEFAULT_TEXT, encode_refusal, plan_refusal
 from unlearn_guard.corruptions.standins import Pool, plan_swap
+from unlearn_guard.corruptions.uld import UldSettings, plan_uld
 from unlearn_guard.guard.bundle import Bundle
 from unlearn_guard.guard.errors import SettingsError
 from unlearn_guard.guard.registry import Registry
@@ -33,6 +34,8 @@ class Fitted:
     common_words: frozenset[str] = frozenset()
     pool: Pool | None = None
     exclusive_ids: tuple[int, ...] = ()
+    folder: Path | None = None
+    """Where larger parts lie, which only an engine reads."""
 
     @classmethod
     def load(cls, bundle: Bundle) -> Fitted:
@@ -43,6 +46,7 @@ class Fitted:
             common_words=frozenset(_read_json(folder / "common_words.json", [])),
             pool=_read_json(folder / "standins.json", None),
             exclusive_ids=tuple(_read_ids(folder / "eco.safetensors")),
+            folder=folder,
         )
 
 
@@ -72,12 +76,20 @@ class Planner:
             request.forget_id: parse_intervention(override or request.intervention or default) for request in requests
         }
         for name in {name for names in (self.default, *self.chosen.values()) for name in names}:
-            if name not in STAND_ALONE and "eco" not in fitted.settings:
+            needed = "uld" if name == "uld" else "eco"
+            if name not in STAND_ALONE and needed not in fitted.settings:
                 raise SettingsError(
                     f"intervention {name!r} was not fitted into this bundle",
                     allowed=", ".join(sorted({*fitted.settings, *STAND_ALONE})),
-                    mend="fit again with --intervention eco",
+                    mend=f"fit again with --intervention {needed}",
                 )
+        taught = {owner for owners in fitted.settings.get("uld", {}).get("assistants", {}).values() for owner in owners}
+        if untaught := [owner for owner, names in self.chosen.items() if "uld" in names and owner not in taught]:
+            raise SettingsError(
+                "a forget request has no assistant",
+                value=untaught[0],
+                mend="fit again with --intervention uld, or give it another intervention",
+            )
         text = fitted.settings.get("refusal", {}).get("text", DEFAULT_TEXT)
         self.refusal_tokens = encode_refusal(tokenizer, text, end_token)
 
@@ -102,11 +114,19 @@ class Planner:
         """
         steps = [step for name in self.choose(verdict) for step in INTERVENTIONS[name](self, verdict, prompt)]
         if cover_prompt:
-            steps = [self._cover(step, prompt) for step in steps]
+            # Assistants do nothing to the prompt's own log-probabilities; beside ECO the covered prompt says nothing.
+            bare = any(step.method == "uld" for step in steps) and not any(step.method == "eco" for step in steps)
+            steps = [plan_refusal(self.refusal_tokens)] if bare else [self._cover(step, prompt) for step in steps]
         added = sum(len(step.params["tokens"]) for step in steps if step.method == "prompting")
         if max_length is not None and added and len(prompt.ids) + added >= max_length:
             steps = [plan_refusal(self.refusal_tokens)]
         return Stamp(self.revision, verdict.forget_ids, len(prompt.ids), self.seed, tuple(steps))
+
+    def find_assistants(self, verdict: Verdict) -> list[str]:
+        """Return the assistants of a verdict's forget requests, all of them where it names none that has one."""
+        assistants: dict[str, list[str]] = self.fitted.settings["uld"]["assistants"]
+        named = [name for name, owners in assistants.items() if set(owners) & set(verdict.forget_ids)]
+        return named or list(assistants)
 
     def _cover(self, step: Step, prompt: Prompt) -> Step:
         whole = to_ranges(range(len(prompt.ids)))
@@ -127,9 +147,29 @@ def parse_intervention(name: str) -> tuple[str, ...]:
     return names
 
 
+def uses_assistants(bundle: Bundle, override: str | None = None) -> bool:
+    """Return whether any forget request of a bundle is suppressed by an assistant."""
+    default = bundle.manifest.intervention
+    names = [override] if override else [default, *(request.intervention or default for request in bundle.requests)]
+    return any("uld" in parse_intervention(name) for name in names)
+
+
 @INTERVENTIONS.register("eco")
 def _plan_eco(planner: Planner, verdict: Verdict, prompt: Prompt) -> list[Step]:
-    return [plan_eco(planner.eco, verdict, prompt, planner.fitted.common_words)]
+    settings = planner.eco
+    if "uld" in planner.choose(verdict):
+        # ECO alone is tuned to destroy the prompt; an assistant beside it needs a prompt that still means something.
+        settings = replace(settings, **planner.fitted.settings["uld"]["eco"])
+    return [plan_eco(settings, verdict, prompt, planner.fitted.common_words)]
+
+
+@INTERVENTIONS.register("uld")
+def _plan_uld(planner: Planner, verdict: Verdict, prompt: Prompt) -> list[Step]:
+    del prompt
+    record = planner.fitted.settings["uld"]
+    beside = record["weight_beside_eco"] if "eco" in planner.choose(verdict) else record["settings"]["weight"]
+    settings = UldSettings(**{**record["settings"], "weight": beside})
+    return [plan_uld(settings, planner.find_assistants(verdict))]
 
 
 @INTERVENTIONS.register("eco-span")

@@ -76,9 +76,7 @@ def fit(
         Path | None, typer.Option(help="JSON lines to keep; without it, built-in clean traffic stands in.")
     ] = None,
     clean: Annotated[Path | None, typer.Option(help="JSON lines of clean traffic, for calibration.")] = None,
-    intervention: Annotated[
-        str, typer.Option(help="eco, eco-span, swap, refusal or prompting; several with +.")
-    ] = "eco",
+    intervention: Annotated[str, typer.Option(help="eco, uld, eco+uld, eco-span, swap, refusal or prompting.")] = "eco",
     alpha: Annotated[float, typer.Option(help="Allowed rate of false flags.")] = 0.001,
     classifier: Annotated[Classifier, typer.Option(help="Prompt classifier.")] = Classifier.cascade,
     encoder: Annotated[str | None, typer.Option(help="Sentence encoder: folder or name.")] = None,
@@ -95,6 +93,10 @@ def fit(
     eco: Annotated[
         str | None,
         typer.Option(help="Fix ECO instead of searching, for example kind=flip,mask=token-id,strength=2."),
+    ] = None,
+    uld: Annotated[
+        str | None,
+        typer.Option(help="Settings of assistants, for example assistants=one,weight=1.5,trainable=lora,epochs=10."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of splits, noise and stand-ins.")] = 0,
     private: Annotated[
@@ -128,7 +130,8 @@ def fit(
         overwrite=overwrite,
         private=private,
         refusal_text=refusal_text,
-        eco=_read_eco(eco),
+        eco=_read_settings(eco, "eco", "kind=noise|zero|flip, mask=…, strength=…, dims=…"),
+        uld=_read_settings(uld, "uld", "assistants=each|one, weight=…, trainable=lora|layers, epochs=…"),
     )
     manifest = bundle.manifest
     summary: dict[str, Any] = {
@@ -140,6 +143,7 @@ def fit(
         "n_calibration": manifest.n_calibration,
         "metrics": {key: value for key, value in manifest.metrics.items() if key != "eco"},
         "eco": manifest.interventions.get("eco"),
+        "uld": manifest.interventions.get("uld"),
     }
     if as_json:
         print(json.dumps(summary))
@@ -161,6 +165,8 @@ def fit(
         console.print(f"  {key}: {value}", highlight=False)
     if summary["eco"]:
         console.print(f"  eco: {summary['eco']}", highlight=False)
+    if summary["uld"]:
+        console.print(f"  uld: {summary['uld']}", highlight=False)
 
 
 @app.command()
@@ -517,18 +523,23 @@ def _read_own_rows(suite: str, forget: Path | None, clean: Path | None) -> dict[
     return {"forget": forget, "clean": clean}
 
 
-def _read_eco(text: str | None) -> dict[str, str | float] | None:
-    """Read `name=value,…`; numbers become numbers."""
+def _read_settings(text: str | None, what: str, allowed: str) -> dict[str, str | float] | None:
+    """Read `name=value,…`; numbers become numbers, whole ones whole."""
     if text is None:
         return None
     pairs = [part.partition("=") for part in text.split(",")]
-    if not all(name and equals and value for name, equals, value in pairs):
-        raise SettingsError("eco settings", value=text, allowed="kind=noise|zero|flip, mask=…, strength=…, dims=…")
-    values: dict[str, str | float] = {}
-    for name, _, value in pairs:
-        number = value.replace(".", "", 1).isdigit()
-        values[name.strip()] = (int(value) if name.strip() == "dims" else float(value)) if number else value.strip()
-    return values
+    if not all(name.strip() and equals and value.strip() for name, equals, value in pairs):
+        raise SettingsError(f"{what} settings", value=text, allowed=allowed)
+    return {name.strip(): _read_value(value.strip()) for name, _, value in pairs}
+
+
+def _read_value(text: str) -> str | float:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def _read_seeds(text: str | None) -> list[int] | None:

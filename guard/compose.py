@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +23,7 @@ from unlearn_guard.guard.screening import Guard
 if TYPE_CHECKING:
     from unlearn_guard.classifiers.fitting import Split
     from unlearn_guard.corruptions.planning import Planner
+    from unlearn_guard.serving.transformers.engine import ReferenceEngine
 
 Rows = str | Path | Sequence[Row]
 COMMON_SHARE = 0.05
@@ -88,6 +89,7 @@ def fit(
     private: bool = False,
     refusal_text: str | None = None,
     eco: Mapping[str, str | float] | None = None,
+    uld: Mapping[str, str | float] | None = None,
 ) -> Bundle:
     """Fit a guard for `model` and write it atomically to `out`.
 
@@ -96,7 +98,8 @@ def fit(
     each name, and adds what it repeats. `precision` int8 screens about twice as fast; `tune_encoder` first fine-tunes the
     sentence encoder on the training rows, which takes minutes. The first intervention is
     the bundle's own. `private` keeps rows as keyed hashes; names, dates and titles still lie in the classifier, which
-    cannot match without them. `eco` fixes kind, mask, strength or dims instead of what the search finds. Raises DataError for an empty, overlapping or too small
+    cannot match without them. `eco` fixes kind, mask, strength or dims instead of what the search finds; `uld` sets
+    weights and training of assistants (`UldOptions`). Raises DataError for an empty, overlapping or too small
     set, RowError for a malformed line, SettingsError and DependencyError for the rest; nothing is written then.
     """
     from unlearn_guard.classifiers.fitting import collect_aliases, fit_cascade, split_rows
@@ -116,6 +119,10 @@ def fit(
         raise SettingsError("eco setting", value=min(unknown), allowed="kind, mask, strength, dims")
     if eco:
         EcoSettings(**eco)  # type: ignore[arg-type]
+    if uld is not None:
+        from unlearn_guard.corruptions.teaching import read_options
+
+        read_options(uld)
     if not interventions:
         raise SettingsError("no intervention named", mend="give at least one, for example eco")
     requests = _read_requests(forget if forget is not None else [], intervention=interventions[0])
@@ -169,14 +176,19 @@ def fit(
             writer.path("classifier/aliases.json").write_text(
                 json.dumps({"aliases": aliases}, ensure_ascii=False), encoding="utf-8"
             )
+        engine_of = _open_once(str(model), device)
         settings: dict[str, dict[str, Any]] = {}
         if refusal_text:
             settings["refusal"] = {"text": refusal_text}
         if {"eco", "eco-span", "swap"} & set(names):
-            settings["eco"] = _fit_eco(
-                str(model), requests, split, writer.path, device=device, seed=seed, fixed=dict(eco or {})
-            )
+            settings["eco"] = _fit_eco(engine_of(), requests, split, writer.path, seed=seed, fixed=dict(eco or {}))
             metrics["eco"] = settings["eco"].pop("search")
+        if "uld" in names:
+            everybody = any("uld" in parse_intervention(name) for name in interventions)
+            taught = [r for r in requests if everybody or "uld" in parse_intervention(r.intervention)]
+            settings["uld"], metrics["uld"] = _fit_uld(
+                engine_of(), taught, split, writer.path, key=json.dumps(fingerprint), seed=seed, given=uld or {}
+            )
         writer.write_lines("requests.jsonl", [request_record(request) for request in requests])
         # In the index's order: a neighbour is shown by its place.
         ordered = list(dict.fromkeys([*split.forget_train, *split.forget_validation]))
@@ -226,7 +238,13 @@ def amend(
     from unlearn_guard.corruptions.planning import parse_intervention
 
     old = Bundle.load(bundle)
-    parse_intervention(intervention)
+    if "uld" in parse_intervention(intervention):
+        raise SettingsError(
+            "intervention of what is added",
+            value=intervention,
+            allowed="refusal, prompting, or what the bundle has for ECO",
+            mend="assistants are trained by `unlearn-guard fit`",
+        )
     requests = _read_requests(add if add is not None else [], intervention=intervention)
     requests += _read_documents(documents, intervention)
     if not requests and not remove:
@@ -264,6 +282,16 @@ def amend(
             assert manifest.encoder is not None
             with report_step("calibration"):
                 found = recalibrate(folder, manifest.encoder.engine, kept)
+        interventions, default = dict(manifest.interventions), manifest.intervention
+        if "uld" in interventions and remove:
+            from unlearn_guard.corruptions.teaching import drop_requests, remove_assistants
+
+            record, gone = drop_requests(interventions.pop("uld"), remove)
+            remove_assistants(writer.path("interventions/uld/0000").parent, gone)
+            if record is not None:
+                interventions["uld"] = record
+            elif "uld" in parse_intervention(default):
+                default = "refusal"
         stay = [request for request in old.requests if request.forget_id not in remove]
         added = [_with_aliases(request, request.aliases) for request in added]
         writer.write_lines("requests.jsonl", [request_record(request) for request in (*stay, *added)])
@@ -279,8 +307,8 @@ def amend(
             alpha=found["alpha"],
             alpha_requested=manifest.alpha_requested,
             n_calibration=found["n_calibration"],
-            intervention=manifest.intervention,
-            interventions=manifest.interventions,
+            intervention=default,
+            interventions=interventions,
             metrics={**manifest.metrics, "amended": [*manifest.metrics.get("amended", []), changes]},
         )
     return Bundle.load(out)
@@ -397,13 +425,67 @@ def _example_records(rows: Sequence[Row], private: bool) -> list[dict[str, Any]]
     ]
 
 
-def _fit_eco(
-    model: str,
+def _open_once(model: str, device: str) -> Callable[[], ReferenceEngine]:
+    """Return what loads the model at its first call, and gives the same engine from then on."""
+    from functools import cache
+
+    @cache
+    def open_engine() -> ReferenceEngine:
+        from unlearn_guard.serving.transformers.engine import ReferenceEngine
+
+        with report_step(f"load {Path(model).name}"):
+            return ReferenceEngine.load(model, device=device, dtype="float32" if device == "cpu" else "auto")
+
+    return open_engine
+
+
+def _fit_uld(
+    engine: ReferenceEngine,
     requests: Sequence[ForgetRequest],
     split: Split,
     path: Any,
     *,
-    device: str,
+    key: str,
+    seed: int,
+    given: Mapping[str, str | float],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train the assistants, and write them below interventions/uld."""
+    from unlearn_guard.corruptions.eco import find_exclusive_ids
+    from unlearn_guard.corruptions.teaching import fit_assistants, read_options
+
+    kept = [*split.retain_train, *split.retain_validation]
+    forget = [*split.forget_train, *split.forget_validation]
+    special = set(engine.tokenizer.all_special_ids)
+    own = set(
+        find_exclusive_ids(_count_tokens(engine.tokenizer, forget), _count_tokens(engine.tokenizer, kept), special)
+    )
+    questions = [engine.tokenizer(row.query, add_special_tokens=False).input_ids for row in forget]
+    covered = sum(bool(own.intersection(ids)) for ids in questions) / max(1, len(questions))
+
+    def encode(prompt: str, answer: str) -> tuple[list[int], list[int]]:
+        ids = engine.tokenizer(answer, add_special_tokens=False).input_ids
+        return engine.render(prompt), [*ids, engine.end_token]
+
+    return fit_assistants(
+        engine.model,
+        encode,
+        requests,
+        kept,
+        read_options(given),
+        folder=path("interventions/uld/0000").parent,
+        key=key,
+        seed=seed,
+        covered=covered,
+        track=track,
+    )
+
+
+def _fit_eco(
+    engine: ReferenceEngine,
+    requests: Sequence[ForgetRequest],
+    split: Split,
+    path: Any,
+    *,
     seed: int,
     fixed: dict[str, Any],
 ) -> dict[str, Any]:
@@ -417,10 +499,7 @@ def _fit_eco(
     from unlearn_guard.corruptions.standins import build_pool
     from unlearn_guard.guard.stamp import Stamp
     from unlearn_guard.guard.verdict import Verdict
-    from unlearn_guard.serving.transformers.engine import ReferenceEngine
 
-    with report_step(f"load {Path(model).name} to tune ECO"):
-        engine = ReferenceEngine.load(model, device=device, dtype="float32" if device == "cpu" else "auto")
     forget = [*split.forget_train, *split.forget_validation]
     kept = [*split.retain_train, *split.retain_validation]
     common_words = count_common_words(kept)

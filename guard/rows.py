@@ -63,6 +63,12 @@ class ForgetRequest:
 
 
 _FIELDS = {"prompt", "question", "answer", "text", "forget_id", "aliases", "split", "stratum"}
+_COLUMNS = {
+    "paraphrased_question": "paraphrased_questions",
+    "paraphrased_answer": "paraphrased_answers",
+    "perturbed_answer": "perturbed_answers",
+}
+"""TOFU's names of columns, each a string or a list of them."""
 
 
 def read_rows(path: str | Path) -> list[Row]:
@@ -110,10 +116,20 @@ def _parse(path: Path, number: int, raw: bytes) -> Row:
         aliases=tuple(aliases),
         split=record.get("split", ""),
         stratum=record.get("stratum", ""),
+        **{field: _read_texts(path, number, name, record.get(name, [])) for name, field in _COLUMNS.items()},
     )
     if not row.query:
         raise RowError(path, number, "neither 'prompt' (or 'question') nor 'text'", allowed=", ".join(sorted(_FIELDS)))
     return row
+
+
+def _read_texts(path: Path, number: int, name: str, value: object) -> tuple[str, ...]:
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise RowError(path, number, f"{name!r} is neither a string nor a list of strings")
+    for text in texts:
+        _check_unicode(path, number, name, text)
+    return tuple(text.strip() for text in texts if text.strip())
 
 
 def _check_unicode(path: Path, number: int, name: str, value: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from unlearn_guard.corruptions.assistant import cut_trunk, load_assistants, materialise
 from unlearn_guard.corruptions.eco import NoiseTable, RowPlan
 from unlearn_guard.corruptions.planning import Planner
 from unlearn_guard.corruptions.prompt import Prompt, read_prompt
@@ -328,3 +329,11 @@ def _splice(ids: Sequence[int], stamp: Stamp | None) -> list[int]:
 def _forced(stamp: Stamp | None) -> list[int] | None:
     step = stamp.step("refusal") if stamp else None
     return list(step.params["tokens"]) if step else None
+
+
+def open_assistants(target: Any, folder: Path) -> dict[str, Any]:
+    """Return a bundle's assistants as models beside their target, by name; none where there is no such folder."""
+    return {
+        name: materialise(assistant, cut_trunk(target, assistant.shape.n_layers))
+        for name, assistant in load_assistants(folder).items()
+    }

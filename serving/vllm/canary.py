@@ -21,6 +21,8 @@ def run_canary(guard: Any) -> None:
     """Run dummy steps with and without edits, and look for the forced-token processor; raise EngineError if any is idle."""
     if not _has_forced_tokens(guard):
         raise _idle("the forced-token logits processor is not in the sampler")
+    if guard.subtracts:
+        _prove_subtraction(guard)
     if guard.edit is None:  # A later pipeline stage embeds nothing.
         return
     plain = _run(guard, RowEdits.blank(_ROWS, guard.hidden))
@@ -37,7 +39,8 @@ def run_canary(guard: Any) -> None:
         raise _idle("the token swap changed nothing in a dummy step")
     if _run(guard, RowEdits.blank(_ROWS, guard.hidden)) != plain:
         raise _idle("an edit outlived its step")
-    logger.info("unlearn-guard: canary passed (embedding edit, token swap, forced tokens)")
+    acts = "embedding edit, token swap, forced tokens" + (", logit difference" if guard.subtracts else "")
+    logger.info("unlearn-guard: canary passed (%s)", acts)
 
 
 def _run(guard: Any, edits: RowEdits) -> float:
@@ -51,13 +54,33 @@ def _run(guard: Any, edits: RowEdits) -> float:
 def _has_forced_tokens(guard: Any) -> bool:
     from unlearn_guard.serving.vllm.forcing import ForcedTokens
 
-    if guard.is_v2:
-        sampler = getattr(guard.runner, "sampler", None)
-        processors = sampler.logits_processors if sampler is not None else None
-    else:
-        processors = guard.runner.input_batch.logitsprocs.non_argmax_invariant
+    processors = guard.processors()
     # Only the last pipeline stage samples.
     return processors is None or any(isinstance(processor, ForcedTokens) for processor in processors)
+
+
+def _prove_subtraction(guard: Any) -> None:
+    """Read a dummy prompt with every assistant, and see that the samplers begin with us; raise EngineError otherwise."""
+    import torch
+    from vllm.v1.sample.sampler import Sampler as SamplerV1
+    from vllm.v1.worker.gpu.sample.sampler import Sampler as SamplerV2
+
+    from unlearn_guard.serving.vllm.seams import is_patched
+
+    sampler = getattr(guard.runner, "sampler", None)
+    if sampler is not None:
+        owner, name = (SamplerV2, "__call__") if guard.is_v2 else (SamplerV1, "forward")
+        if not isinstance(sampler, owner) or not is_patched(type(sampler), name):
+            raise _idle("the sampler does not begin with the logit difference")
+    if guard.chorus is None:
+        return
+    for assistant in guard.chorus.names:
+        context = guard.chorus.open(assistant, lambda start: [1, 2, 3][start:])
+        try:
+            if not torch.isfinite(guard.chorus.listen([context])).all():
+                raise _idle(f"assistant {assistant!r} says what is not finite")
+        finally:
+            guard.chorus.close(context)
 
 
 def _idle(what: str) -> EngineError:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from unlearn_guard.corruptions.planning import uses_assistants
 from unlearn_guard.guard.bundle import Bundle
 from unlearn_guard.guard.errors import DependencyError, EngineError
 from unlearn_guard.guard.marks import MARK_KEY, Marker, ensure_secret
@@ -17,6 +18,7 @@ from unlearn_guard.serving.vllm.settings import SECTION, GuardSettings, read_set
 # Below vLLM's own logger: its logging configuration switches every other one off.
 logger = logging.getLogger("vllm.unlearn_guard")
 FORCED_TOKENS = "unlearn_guard.serving.vllm.forcing:ForcedTokens"
+LOGIT_DIFFERENCE = "unlearn_guard.serving.vllm.subtraction:LogitDifference"
 _SALTED_CONNECTORS = frozenset({"LMCacheMPConnector"})
 """KV connectors known to honour `cache_salt`."""
 
@@ -48,12 +50,17 @@ def _wrap_create_engine_config(original: Callable[..., Any]) -> Callable[..., An
         settings = settings.model_copy(update={"revision": bundle.revision})
         self.additional_config = {**(self.additional_config or {}), SECTION: settings.model_dump(mode="json")}
         # By entry point the V1 runner would hand the processor placeholder tokens (vLLM issue 52461).
+        wanted = [FORCED_TOKENS] if settings.acts else []
+        subtracts = settings.acts and uses_assistants(bundle, settings.intervention)
+        if subtracts:
+            # Before the forced tokens: a refusal wins over whatever is subtracted.
+            wanted = [LOGIT_DIFFERENCE, FORCED_TOKENS]
         processors = list(self.logits_processors or ())
-        if settings.acts and FORCED_TOKENS not in processors:
-            self.logits_processors = [*processors, FORCED_TOKENS]
+        if missing := [name for name in wanted if name not in processors]:
+            self.logits_processors = [*processors, *missing]
         config = original(self, *args, **kwargs)
         if settings.acts:
-            check_config(config)
+            check_config(config, subtracts=subtracts)
         check_model(bundle, config.model_config.model)
         logger.info(
             "unlearn-guard: bundle %s, %d forget requests, mode %s, intervention %s, vLLM %s",
@@ -76,13 +83,14 @@ def check_model(bundle: Bundle, model: str) -> None:
         logger.info("unlearn-guard: model not on disk yet, its fingerprint is checked after loading")
 
 
-def check_config(config: Any) -> None:
+def check_config(config: Any, *, subtracts: bool = False) -> None:
     """Raise EngineError for a setting under which a hook would not run, or flagged state would leak."""
     parallel, cache = config.parallel_config, config.kv_transfer_config
     refused = {
         "the Rust front-end (VLLM_USE_RUST_FRONTEND)": os.environ.get("VLLM_USE_RUST_FRONTEND", "0") not in ("0", ""),
         "pooling models": config.model_config.runner_type != "generate",
         "speculative decoding on the V1 runner": bool(config.speculative_config) and not config.use_v2_model_runner,
+        "speculative decoding with uld": bool(config.speculative_config) and subtracts,
         "dual batch overlap (--enable-dbo)": bool(parallel.use_ubatching),
         "prefill context parallelism": parallel.prefill_context_parallel_size > 1,
         "batch-sharded sampling": bool(parallel.enable_batch_sharded_sampling),

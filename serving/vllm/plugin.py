@@ -19,12 +19,14 @@ def register() -> None:
         from unlearn_guard.serving.vllm.admission import install_admission
         from unlearn_guard.serving.vllm.answers import install_answers
         from unlearn_guard.serving.vllm.engine import install_engine
+        from unlearn_guard.serving.vllm.subtraction import install_subtraction
         from unlearn_guard.serving.vllm.worker import install_worker
 
         install_engine()
         install_admission()
         install_answers()
         install_worker()
+        install_subtraction()
     except Exception as error:
         from unlearn_guard.serving.vllm.seams import note_broken
 

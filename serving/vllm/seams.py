@@ -149,6 +149,18 @@ SEAMS = (
         False,
     ),
     Seam(
+        "vllm.v1.sample.sampler",
+        "Sampler.forward",
+        ("self", "logits", "sampling_metadata"),
+        "log-probabilities of suppressed logits (V1 runner)",
+    ),
+    Seam(
+        "vllm.v1.worker.gpu.sample.sampler",
+        "Sampler.__call__",
+        ("self", "logits", "input_batch"),
+        "log-probabilities of suppressed logits (V2 runner)",
+    ),
+    Seam(
         "vllm.v1.engine.output_processor",
         "RequestState.make_request_output",
         ("self", "new_token_ids", "pooling_output", "finish_reason", "stop_reason"),

@@ -33,6 +33,10 @@ class GuardSettings(BaseModel):
     context_policy: Literal["allow", "redact"] = "allow"
     device: Literal["cpu", "cuda"] = "cpu"
     audit: str | None = None
+    assistant_tokens: int = Field(default=16_384, ge=1)
+    """Tokens that the assistants' pool of keys and values holds; never less than one longest request."""
+    assistant_memory_mib: int | None = Field(default=None, ge=1)
+    """The most that assistants may take on each device; None: what the engine has left."""
     threads: int = Field(default=2, ge=1)
     """Threads that screen requests beside the event loop."""
     abi: int = ABI

@@ -13,13 +13,15 @@ from typing import Any
 
 from unlearn_guard.corruptions.eco import NoiseTable, RowPlan
 from unlearn_guard.corruptions.embedding import EmbeddingEdit
-from unlearn_guard.corruptions.planning import Fitted
+from unlearn_guard.corruptions.planning import Fitted, uses_assistants
 from unlearn_guard.guard.bundle import Bundle
 from unlearn_guard.guard.errors import EngineError
 from unlearn_guard.guard.marks import CLEAN, MARK_KEY
 from unlearn_guard.guard.stamp import Stamp
+from unlearn_guard.serving.vllm.assistants import Chorus, open_chorus
 from unlearn_guard.serving.vllm.seams import patch
 from unlearn_guard.serving.vllm.settings import GuardSettings, settings_of
+from unlearn_guard.serving.vllm.subtraction import find_processor
 
 logger = logging.getLogger("vllm.unlearn_guard")
 _SLACK_ROWS = 64
@@ -77,8 +79,30 @@ class WorkerGuard:
         self.hidden = int(config.model_config.get_hidden_size())
         self.noise = NoiseTable(self.hidden)
         self.plans: dict[str, RowPlan] = {}
-        self.edit = self._hook(config, Fitted.load(bundle))
+        fitted = Fitted.load(bundle)
+        self.edit = self._hook(config, fitted)
+        self.chorus: Chorus | None = None
+        self.subtracts = uses_assistants(bundle, settings.intervention)
+        if self.subtracts:
+            self.chorus = open_chorus(worker, settings, fitted)
+            self._attach()
         self._wrap_runner()
+
+    def _attach(self) -> None:
+        from vllm.distributed import get_pp_group, get_tp_group
+
+        processor = find_processor(self.processors() or ())
+        if processor is not None:
+            processor.attach(self.chorus, get_tp_group())
+        elif get_pp_group().is_last_rank:
+            raise EngineError("the logit-difference processor is not in the sampler", mend="report it")
+
+    def processors(self) -> Sequence[Any] | None:
+        """Return the sampler's processors that may change the best token, None where this stage does not sample."""
+        if self.is_v2:
+            sampler = getattr(self.runner, "sampler", None)
+            return sampler.logits_processors if sampler is not None else None
+        return list(self.runner.input_batch.logitsprocs.non_argmax_invariant)
 
     def _hook(self, config: Any, fitted: Fitted) -> EmbeddingEdit | None:
         from vllm.distributed import get_pp_group

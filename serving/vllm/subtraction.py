@@ -1,0 +1,230 @@
+"""ULD inside vLLM: one logits processor for both runner interfaces, ahead of everything that reads the logits.
+
+As a logits processor it follows the batch. Its work is done when the sampler begins, before vLLM takes the
+log-probabilities that clients see: those of flagged requests come from the suppressed distribution. Where a sampler is
+called in some other way, `apply` does the work itself.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from vllm.v1.sample.logits_processor.interface import BatchUpdate, MoveDirectionality
+from vllm.v1.sample.logits_processor.interface import LogitsProcessor as LogitsProcessorV1
+from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as LogitsProcessorV2
+
+from unlearn_guard.corruptions.uld import UldSettings, measure_penalty, read_settings, suppress
+from unlearn_guard.guard.errors import EngineError
+from unlearn_guard.guard.marks import CLEAN, MARK_KEY
+from unlearn_guard.guard.stamp import Stamp
+from unlearn_guard.serving.vllm.assistants import Chorus, Context
+from unlearn_guard.serving.vllm.seams import patch, require_patches
+from unlearn_guard.serving.vllm.settings import settings_of
+
+
+@dataclass(slots=True, eq=False)
+class Muted:
+    """A flagged request: what is subtracted, and what its assistants have read."""
+
+    settings: UldSettings
+    names: tuple[str, ...]
+    read: Callable[[int], list[int]]
+    contexts: list[Context] = field(default_factory=list)
+
+    def tail(self, start: int) -> list[int]:
+        """Return the request's token ids from a position on, wherever they are read from in this step."""
+        return self.read(start)
+
+
+class LogitDifference(LogitsProcessorV1, LogitsProcessorV2):  # type: ignore[misc]
+    """Subtract the assistants of flagged rows from the target's logits."""
+
+    def __init__(self, vllm_config: Any, *rest: Any) -> None:
+        if settings_of(vllm_config) is not None:
+            require_patches()
+        self._states = rest[0] if len(rest) == 1 else None  # The V2 runner passes its request states.
+        self._rows: dict[int, Muted] = {}
+        """V1: batch row; V2: request slot."""
+        self._chorus: Chorus | None = None
+        self._group: Any = None
+        self._is_first = True
+        self._done = False
+
+    def attach(self, chorus: Chorus | None, group: Any = None) -> None:
+        """Hand over the assistants; `group` is the tensor-parallel group, whose first rank alone has them."""
+        self._chorus, self._group = chorus, group if group is not None and group.world_size > 1 else None
+        self._is_first = self._group is None or self._group.rank_in_group == 0
+
+    def is_argmax_invariant(self) -> bool:
+        """Return False: greedy sampling must see the difference."""
+        return False
+
+    def update_state(self, batch_update: BatchUpdate | None) -> None:
+        """Follow the V1 runner's batch: removed, added, moved."""
+        if batch_update is None:
+            return
+        for row in batch_update.removed:
+            self._drop(row)
+        for row, params, prompt, output in batch_update.added:
+            self._drop(row)
+            if found := _read_step(params):
+                self._rows[row] = Muted(*found, _read_lists(list(prompt or ()), output))
+        for first, second, direction in batch_update.moved:
+            moved, other = self._rows.pop(first, None), self._rows.pop(second, None)
+            if moved is not None:
+                self._rows[second] = moved
+            if other is not None:
+                if direction == MoveDirectionality.SWAP:
+                    self._rows[first] = other
+                else:
+                    self._close(other)
+
+    def add_request(self, req_idx: int, sampling_params: Any) -> bool:
+        """Take over a V2 slot; return whether this request is suppressed here."""
+        self._drop(req_idx)
+        found = _read_step(sampling_params)
+        if found is None:
+            return False
+        self._rows[req_idx] = Muted(*found, _read_nothing)
+        return True
+
+    def apply(self, logits: torch.Tensor, ctx: Any = None) -> torch.Tensor:
+        """Return the logits, suppressed unless the sampler's seam did it already in this step."""
+        if self._done:
+            self._done = False
+            return logits
+        return self.subtract(logits, None if ctx is None else ctx.idx_mapping_np.tolist())
+
+    def begin(self, logits: torch.Tensor, slots: Sequence[int] | None = None) -> torch.Tensor:
+        """Suppress at the beginning of a step; `apply` then has nothing left to do."""
+        rows = self._find_rows(slots)
+        if not rows:
+            return logits
+        self._done = True
+        return self._subtract(logits, rows)
+
+    def subtract(self, logits: torch.Tensor, slots: Sequence[int] | None = None) -> torch.Tensor:
+        """Return logits with every flagged row suppressed; `slots` are the V2 slots of the rows, in order."""
+        rows = self._find_rows(slots)
+        return self._subtract(logits, rows) if rows else logits
+
+    def _find_rows(self, slots: Sequence[int] | None) -> list[tuple[int, Muted]]:
+        if slots is None:
+            return sorted(self._rows.items())
+        found = [(row, slot) for row, slot in enumerate(slots) if slot in self._rows]
+        if not found:
+            return []
+        assert self._states is not None
+        totals = self._states.total_len.gpu[[slot for _, slot in found]].tolist()
+        for (_, slot), total in zip(found, totals, strict=True):
+            self._rows[slot].read = _read_tensor(self._states.all_token_ids.gpu, slot, int(total))
+        return [(row, self._rows[slot]) for row, slot in found]
+
+    def _subtract(self, logits: torch.Tensor, rows: Sequence[tuple[int, Muted]]) -> torch.Tensor:
+        places = torch.tensor([row for row, _ in rows], device=logits.device)
+        chosen = logits[places].float()
+        if self._is_first:
+            chosen = self._suppress(chosen, [muted for _, muted in rows])
+        if self._group is not None:
+            # One rank decides: assistants on several devices could differ in a last bit, and the ranks would part.
+            chosen = self._group.broadcast(chosen.contiguous(), src=0)
+        # A copy, float32: the rows of others keep their values, and what vLLM holds of these logits stays as it was.
+        result = logits.to(torch.float32, copy=True)
+        result[places] = chosen
+        return result
+
+    def _suppress(self, logits: torch.Tensor, rows: Sequence[Muted]) -> torch.Tensor:
+        if self._chorus is None:
+            raise EngineError("a request is to be suppressed by assistants, but none are loaded")
+        for muted in rows:
+            if not muted.contexts:
+                muted.contexts = [self._chorus.open(name, muted.tail) for name in muted.names]
+        said = self._chorus.listen([context for muted in rows for context in muted.contexts])
+        start, result = 0, torch.empty_like(logits)
+        for place, muted in enumerate(rows):
+            heard = said[start : start + len(muted.contexts), : logits.shape[1]]
+            start += len(muted.contexts)
+            penalty = measure_penalty([heard[number : number + 1] for number in range(len(heard))], muted.settings)
+            result[place] = suppress(logits[place : place + 1], penalty, muted.settings)[0]
+        return result
+
+    def _drop(self, row: int) -> None:
+        muted = self._rows.pop(row, None)
+        if muted is not None:
+            self._close(muted)
+
+    def _close(self, muted: Muted) -> None:
+        if self._chorus is not None:
+            for context in muted.contexts:
+                self._chorus.close(context)
+
+
+def install_subtraction() -> None:
+    """Patch both samplers, so that log-probabilities are taken from suppressed logits."""
+    from vllm.v1.sample.sampler import Sampler as SamplerV1
+    from vllm.v1.worker.gpu.sample.sampler import Sampler as SamplerV2
+
+    patch(SamplerV1, "forward", _wrap_forward)
+    patch(SamplerV2, "__call__", _wrap_call)
+
+
+def _wrap_forward(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def forward(self: Any, logits: torch.Tensor, sampling_metadata: Any, *args: Any, **kwargs: Any) -> Any:
+        processor = find_processor(sampling_metadata.logitsprocs.non_argmax_invariant)
+        if processor is not None:
+            logits = processor.begin(logits)
+        return original(self, logits, sampling_metadata, *args, **kwargs)
+
+    return forward
+
+
+def _wrap_call(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def call(self: Any, logits: torch.Tensor, input_batch: Any, *args: Any, **kwargs: Any) -> Any:
+        processor = find_processor(self.logits_processors)
+        if processor is not None:
+            logits = processor.begin(logits, input_batch.idx_mapping_np.tolist())
+        return original(self, logits, input_batch, *args, **kwargs)
+
+    return call
+
+
+def find_processor(processors: Sequence[Any]) -> LogitDifference | None:
+    """Return ours among a sampler's processors."""
+    return next((processor for processor in processors if isinstance(processor, LogitDifference)), None)
+
+
+def _read_step(params: Any) -> tuple[UldSettings, tuple[str, ...]] | None:
+    mark = (params.extra_args or {}).get(MARK_KEY) if params is not None else None
+    if mark is None or mark["body"] == CLEAN:
+        return None
+    step = Stamp.from_record(mark["body"]).step("uld")
+    return read_settings(step) if step is not None else None
+
+
+def _read_lists(prompt: list[int], output: list[int]) -> Callable[[int], list[int]]:
+    """Read prompt and live output together."""
+
+    def read(start: int) -> list[int]:
+        if start >= len(prompt):
+            return [int(token) for token in output[start - len(prompt) :]]
+        return [*prompt[start:], *(int(token) for token in output)]
+
+    return read
+
+
+def _read_tensor(tokens: torch.Tensor, slot: int, total: int) -> Callable[[int], list[int]]:
+    def read(start: int) -> list[int]:
+        return [int(token) for token in tokens[slot, start:total].tolist()]
+
+    return read
+
+
+def _read_nothing(start: int) -> list[int]:
+    del start
+    return []
