@@ -4,6 +4,7 @@
     python -m unlearn_guard.benchmarks.cost engine --out FILE
     python -m unlearn_guard.benchmarks.cost traffic --out FILE
     python -m unlearn_guard.benchmarks.cost scale --out FILE
+    python -m unlearn_guard.benchmarks.cost decoding --out FILE
 
 Everything is a ratio of two things run side by side in one process or in alternating rounds; absolute times stand
 beside their hardware.
@@ -22,6 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from unlearn_guard.benchmarks.decoding import measure_decoding
 from unlearn_guard.benchmarks.environment import describe_environment
 from unlearn_guard.benchmarks.tofu import load_tofu
 from unlearn_guard.benchmarks.training import Recipe, make_jobs, train_models
@@ -308,7 +310,7 @@ def _time(call: Callable[..., Any], *arguments: Any) -> float:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write JSON with its hardware line."""
     parser = argparse.ArgumentParser(prog="python -m unlearn_guard.benchmarks.cost")
-    parser.add_argument("what", choices=("screening", "engine", "traffic", "scale"))
+    parser.add_argument("what", choices=("screening", "engine", "traffic", "scale", "decoding"))
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--rounds", type=int, default=7)
     chosen = parser.parse_args(arguments)
@@ -318,6 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "engine": lambda: measure_engine(rounds=chosen.rounds),
             "traffic": measure_traffic,
             "scale": measure_scale,
+            "decoding": lambda: measure_decoding(rounds=chosen.rounds),
         }
         found = measures[chosen.what]()
     except UnlearnGuardError as error:

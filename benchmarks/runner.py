@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from unlearn_guard.benchmarks.training import Recipe, make_jobs, train_models
 from unlearn_guard.benchmarks.world import make_world
 from unlearn_guard.classifiers.cascade import Cascade
 from unlearn_guard.corruptions.fluency import find_words
+from unlearn_guard.guard.bundle import Bundle
 from unlearn_guard.guard.compose import fit
 from unlearn_guard.guard.errors import UnknownNameError
 from unlearn_guard.guard.progress import report_step
@@ -34,6 +36,21 @@ from unlearn_guard.serving.transformers.engine import ReferenceEngine
 SCHEMA_VERSION = 1
 _SCORED = ("forget.given", "forget.unseen", "retain", "real_authors", "world_facts")
 _ANSWER_SLACK = 8
+UPSTREAM: dict[str, str | float] = {
+    "assistants": "one",
+    "penalty": "raw",
+    "weight": 1.0,
+    "filter_rate": 0.1,
+    "kept_share": 0.1,
+    "trainable": "lora",
+    "rank": 16,
+    "lora_alpha": 32,
+    "epochs": 10,
+    "batch_size": 32,
+    "learning_rate": 2e-5,
+    "retain_weight": 5.0,
+}
+"""ULD's public configuration files (UCSB-NLP-Chang/ULD, 2024-06-05); the paper's own settings differ in every line."""
 
 
 def load_profile(suite: str, profile: str) -> dict[str, Any]:
@@ -81,7 +98,7 @@ def run_bench(
     for seed in seeds if seeds is not None else sizes["seeds"]:
         data = load_suite(suite, sizes, seed)
         data_hashes.append(data.data_hash)
-        rows += run_seed(data, Recipe(**sizes["recipe"], seed=seed), names, seed, models)
+        rows += run_seed(data, Recipe(**sizes["recipe"], seed=seed), names, seed, models, uld=sizes.get("uld"))
     report = {
         "schema_version": SCHEMA_VERSION,
         "suite": suite,
@@ -110,9 +127,15 @@ def _run_detection(
 
 
 def run_seed(
-    suite: Suite, recipe: Recipe, names: Sequence[str], seed: int, models: dict[str, Path] | None = None
+    suite: Suite,
+    recipe: Recipe,
+    names: Sequence[str],
+    seed: int,
+    models: dict[str, Path] | None = None,
+    *,
+    uld: dict[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """Return one row per method for one seed."""
+    """Return one row per method for one seed; `uld` are the suite's settings of assistants, chosen on validation people."""
     import torch
 
     torch.set_num_threads(1)  # Two threads on a busy pair of cores are slower than one.
@@ -144,7 +167,22 @@ def run_seed(
                 )
             return out
 
-        bench = Bench(suite, full, retain, bundle, seconds, fit_name_match, seed)
+        @cache
+        def fit_uld(settings: str) -> tuple[Bundle, float]:
+            start = time.perf_counter()
+            fitted = fit(
+                folders["full"],
+                suite.forget_rows,
+                suite.retain_rows,
+                clean=suite.clean_rows,
+                interventions=("eco", "uld"),
+                uld=UPSTREAM if settings == "upstream" else {"assistants": "one", **(uld or {})},
+                seed=seed,
+                out=scratch / f"uld-{settings}",
+            )
+            return fitted, time.perf_counter() - start
+
+        bench = Bench(suite, full, retain, bundle, seconds, fit_name_match, fit_uld, seed)
         examiner = Examiner(suite, Subject("retain-only", "retain", retain))
         rows = []
         for name in names:
@@ -201,7 +239,7 @@ class Examiner:
             found, recall = metrics.measure_outputs(items, outputs, self.vocabulary)
             found["flagged"] = None if flagged is None else sum(flagged)
             if flagged is None:
-                reasons[f"sets.{full_name}.flagged"] = "no guard"
+                reasons[f"sets.{full_name}.flagged"] = subject.no_flags
             else:
                 detection.update(count_flags(full_name, items, flagged))
             if name in _SCORED:

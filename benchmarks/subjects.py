@@ -15,7 +15,8 @@ from unlearn_guard.guard.compose import load_planner
 from unlearn_guard.guard.registry import Registry
 from unlearn_guard.guard.screening import Guard
 from unlearn_guard.guard.stamp import Stamp
-from unlearn_guard.serving.transformers.engine import GuardedModel, ReferenceEngine, Scored
+from unlearn_guard.guard.verdict import Verdict
+from unlearn_guard.serving.transformers.engine import GuardedModel, ReferenceEngine, Scored, open_assistants
 
 RowKind = Literal["none", "retain", "guard", "weights"]
 
@@ -32,7 +33,16 @@ class Subject:
     no_scores: str = ""
     """Why teacher-forced scores mean nothing here; empty where they do."""
     corrupted_positions: str = "none"
+    always: Callable[[str], Stamp] | None = None
+    """What an ungated method does to every question."""
     _stamps: dict[str, Stamp | None] = field(default_factory=dict)
+
+    @property
+    def no_flags(self) -> str:
+        """Why nothing is flagged here; empty where a guard decides."""
+        if self.guarded is not None:
+            return ""
+        return "always on: nothing decides" if self.always else "no guard"
 
     def flag(self, questions: Sequence[str]) -> list[bool] | None:
         """Return which questions are flagged, None without a guard."""
@@ -58,6 +68,8 @@ class Subject:
         )
 
     def _plan(self, questions: Sequence[str]) -> list[Stamp | None]:
+        if self.always is not None:
+            return [self.always(question) for question in questions]
         if self.guarded is None:
             return [None] * len(questions)
         missing = [question for question in dict.fromkeys(questions) if question not in self._stamps]
@@ -68,7 +80,11 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What methods are built from: the suite, the two models, and bundles fitted on them."""
+    """What methods are built from: the suite, the two models, and bundles fitted on them.
+
+    `bundle` has everything but assistants; `uld` fits a bundle with them, by name of its settings, and returns it with the
+    seconds of that fit.
+    """
 
     suite: Suite
     full: ReferenceEngine
@@ -76,6 +92,7 @@ class Bench:
     bundle: Bundle
     bundle_seconds: float
     name_match: Callable[[], Path]
+    uld: Callable[[str], tuple[Bundle, float]]
     seed: int
 
 
@@ -143,6 +160,39 @@ def _eco_swap(bench: Bench) -> Subject:
     return _guard(
         bench, "eco-swap", bench.bundle, "swap", corrupted_positions="prompt (swapped span; all without a name)"
     )
+
+
+def _assisted(name: str, intervention: str, *, gated: bool, settings: str = "ours", positions: str = "none") -> Build:
+    """Return what builds a row with assistants: behind the guard, or on every question."""
+
+    def build(bench: Bench) -> Subject:
+        bundle, seconds = bench.uld(settings)
+        planner = load_planner(bundle, bench.full.tokenizer, bench.full.end_token, intervention=intervention)
+        engine = ReferenceEngine(
+            bench.full.model,
+            bench.full.tokenizer,
+            exclusive_ids=planner.fitted.exclusive_ids,
+            assistants=open_assistants(bench.full.model, bundle.path / "interventions" / "uld"),
+        )
+        if gated:
+            guarded = GuardedModel(engine, Guard.load(bundle.path), planner)
+            return Subject(name, "guard", engine, guarded, seconds, corrupted_positions=positions)
+        flagged = Verdict(True, (), 0.0, 0.0, "fused")
+
+        def stamp(question: str) -> Stamp:
+            return planner.plan(flagged, engine.read(question))
+
+        return Subject(name, "guard", engine, None, seconds, corrupted_positions=positions, always=stamp)
+
+    return build
+
+
+_BOTH = "prompt and answer (token-id), as served"
+SUBJECTS.register("uld")(_assisted("uld", "uld", gated=False))
+SUBJECTS.register("uld-gated")(_assisted("uld-gated", "uld", gated=True))
+SUBJECTS.register("uld-upstream")(_assisted("uld-upstream", "uld", gated=False, settings="upstream"))
+SUBJECTS.register("eco+uld")(_assisted("eco+uld", "eco+uld", gated=True, positions=_BOTH))
+SUBJECTS.register("eco+uld-ungated")(_assisted("eco+uld-ungated", "eco+uld", gated=False, positions=_BOTH))
 
 
 def _edit(name: str) -> Build:

@@ -17,7 +17,7 @@ from unlearn_guard.guard.errors import DataError, SettingsError
 from unlearn_guard.guard.rows import ForgetRequest, Row
 
 Grouping = Literal["one", "each"]
-WEIGHT, WEIGHT_BESIDE_ECO = 2.0, 1.25
+WEIGHT, WEIGHT_BESIDE_ECO = 2.25, 1.5
 """Chosen on validation people (docs/uld.md); the advantage penalty has no scale of the model's own."""
 ENOUGH_COVERED = 0.5
 
@@ -36,6 +36,7 @@ class UldOptions:
     penalty: Literal["raw", "advantage"] = "advantage"
     combine: Literal["sum", "max"] = "sum"
     filter_rate: float = 1e-2
+    kept_share: float = 0.01
     eco_mask: str | None = None
     layers: int | None = None
     trainable: Literal["lora", "layers", "auto"] = "auto"
@@ -61,8 +62,8 @@ class UldOptions:
     @property
     def settings(self) -> UldSettings:
         """The formula's settings: the paper's weight for its own penalty, ours for the advantage."""
-        weight = self.weight or (WEIGHT if self.penalty == "advantage" else 0.75)
-        return UldSettings(weight, self.penalty, self.combine, self.filter_rate)
+        weight = self.weight if self.weight is not None else (WEIGHT if self.penalty == "advantage" else 0.75)
+        return UldSettings(weight, self.penalty, self.combine, self.filter_rate, self.kept_share)
 
     def schedule(self, n_rows: int, seed: int, *, whole: bool) -> Schedule:
         """Return the training schedule for so many forget rows; `whole` layers get more and smaller steps."""
