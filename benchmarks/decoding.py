@@ -59,7 +59,9 @@ def measure_decoding(*, rounds: int, concurrent: Sequence[int] = CONCURRENT) -> 
     small = train_models(make_jobs(world, Recipe()))["full"]  # Its tokenizer, and prompts of real length.
     reader = ReferenceEngine.load(small)
     longest = max(concurrent)
-    forget = [item.question for item in world.sets["forget.given"] if item.named]
+    person = world.forget_rows[0].forget_id
+    rows = [row for row in world.forget_rows if row.forget_id == person]
+    forget = [item.question for item in world.sets["forget.given"] if item.named and item.subject == person]
     clean = [reader.render(item.question) for item in world.sets["retain"]][:longest]
     flagged = [reader.render(question) for question in (forget * longest)[:longest]]
     environment = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1"}
@@ -67,15 +69,13 @@ def measure_decoding(*, rounds: int, concurrent: Sequence[int] = CONCURRENT) -> 
     scratch = Path(tempfile.mkdtemp())
     try:
         n_parameters = write_random_model(scratch / "model", small)
-        few = [row for row in world.forget_rows if row.forget_id == world.forget_rows[0].forget_id][:2]
-        rows = [row for row in world.forget_rows if row not in few]
         bundle = fit(
             scratch / "model",
-            [*few, *rows],
+            rows,
             world.retain_rows,
             classifier="name-match",
             interventions=("uld",),
-            uld={"assistants": "one", "trainable": "lora", "epochs": 1, "batch_size": 512, "rank": 32},
+            uld={"assistants": "one", "trainable": "lora", "epochs": 1, "batch_size": 512},
             out=scratch / "bundle",
         )
         config = AutoConfig.from_pretrained(scratch / "model")

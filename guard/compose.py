@@ -181,13 +181,29 @@ def fit(
         if refusal_text:
             settings["refusal"] = {"text": refusal_text}
         if {"eco", "eco-span", "swap"} & set(names):
-            settings["eco"] = _fit_eco(engine_of(), requests, split, writer.path, seed=seed, fixed=dict(eco or {}))
+            settings["eco"] = _fit_eco(
+                engine_of(),
+                requests,
+                split,
+                writer.path,
+                clean=[*retain_rows, *clean_rows],
+                seed=seed,
+                fixed=dict(eco or {}),
+            )
             metrics["eco"] = settings["eco"].pop("search")
         if "uld" in names:
             everybody = any("uld" in parse_intervention(name) for name in interventions)
             taught = [r for r in requests if everybody or "uld" in parse_intervention(r.intervention)]
             settings["uld"], metrics["uld"] = _fit_uld(
-                engine_of(), taught, split, writer.path, key=json.dumps(fingerprint), seed=seed, given=uld or {}
+                engine_of(),
+                taught,
+                # Assistants calibrate nothing: every kept row may teach them what not to know.
+                retain_rows if any(row.answer for row in retain_rows) else clean_rows,
+                writer.path,
+                covered=_measure_coverage(engine_of(), forget_rows, [*retain_rows, *clean_rows]),
+                key=json.dumps(fingerprint),
+                seed=seed,
+                given=uld or {},
             )
         writer.write_lines("requests.jsonl", [request_record(request) for request in requests])
         # In the index's order: a neighbour is shown by its place.
@@ -442,25 +458,16 @@ def _open_once(model: str, device: str) -> Callable[[], ReferenceEngine]:
 def _fit_uld(
     engine: ReferenceEngine,
     requests: Sequence[ForgetRequest],
-    split: Split,
+    kept: Sequence[Row],
     path: Any,
     *,
+    covered: float,
     key: str,
     seed: int,
     given: Mapping[str, str | float],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train the assistants, and write them below interventions/uld."""
-    from unlearn_guard.corruptions.eco import find_exclusive_ids
     from unlearn_guard.corruptions.teaching import fit_assistants, read_options
-
-    kept = [*split.retain_train, *split.retain_validation]
-    forget = [*split.forget_train, *split.forget_validation]
-    special = set(engine.tokenizer.all_special_ids)
-    own = set(
-        find_exclusive_ids(_count_tokens(engine.tokenizer, forget), _count_tokens(engine.tokenizer, kept), special)
-    )
-    questions = [engine.tokenizer(row.query, add_special_tokens=False).input_ids for row in forget]
-    covered = sum(bool(own.intersection(ids)) for ids in questions) / max(1, len(questions))
 
     def encode(prompt: str, answer: str) -> tuple[list[int], list[int]]:
         ids = engine.tokenizer(answer, add_special_tokens=False).input_ids
@@ -480,12 +487,29 @@ def _fit_uld(
     )
 
 
+def _find_exclusive(engine: ReferenceEngine, forget: Sequence[Row], clean: Sequence[Row]) -> list[int]:
+    """Return token ids that forget rows use and no kept row, calibration rows included: one use elsewhere is one too many."""
+    from unlearn_guard.corruptions.eco import find_exclusive_ids
+
+    tokenizer = engine.tokenizer
+    counts = _count_tokens(tokenizer, forget), _count_tokens(tokenizer, clean)
+    return find_exclusive_ids(*counts, set(tokenizer.all_special_ids))
+
+
+def _measure_coverage(engine: ReferenceEngine, forget: Sequence[Row], clean: Sequence[Row]) -> float:
+    """Return the share of forget questions that hold a token id of their own."""
+    own = set(_find_exclusive(engine, forget, clean))
+    questions = [engine.tokenizer(row.query, add_special_tokens=False).input_ids for row in forget]
+    return sum(bool(own.intersection(ids)) for ids in questions) / max(1, len(questions))
+
+
 def _fit_eco(
     engine: ReferenceEngine,
     requests: Sequence[ForgetRequest],
     split: Split,
     path: Any,
     *,
+    clean: Sequence[Row],
     seed: int,
     fixed: dict[str, Any],
 ) -> dict[str, Any]:
@@ -493,7 +517,7 @@ def _fit_eco(
     import numpy as np
     from safetensors.numpy import save_file
 
-    from unlearn_guard.corruptions.eco import EcoSettings, find_exclusive_ids, measure_rms, plan_eco
+    from unlearn_guard.corruptions.eco import EcoSettings, measure_rms, plan_eco
     from unlearn_guard.corruptions.fluency import find_words
     from unlearn_guard.corruptions.search import Probe, search_eco
     from unlearn_guard.corruptions.standins import build_pool
@@ -507,10 +531,7 @@ def _fit_eco(
     # What the tokenizer holds as one token is a word too, whether or not a row uses it.
     texts.append(" ".join(engine.tokenizer.batch_decode([[token] for token in range(len(engine.tokenizer))])))
     vocabulary = frozenset(word for text in texts for word in find_words(text))
-    special = set(engine.tokenizer.all_special_ids)
-    exclusive = find_exclusive_ids(
-        _count_tokens(engine.tokenizer, forget), _count_tokens(engine.tokenizer, kept), special
-    )
+    exclusive = _find_exclusive(engine, forget, clean)
     pool = build_pool(engine.tokenizer, [f"{row.query} {row.answer}" for row in (*forget, *kept)])
     rms = measure_rms(engine.embedding.weight.detach().float().cpu().numpy())
     matcher = _matcher(requests)

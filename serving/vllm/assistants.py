@@ -85,6 +85,8 @@ class Chorus:
         self.layout: list[tuple[int, int, int]] = []
         """(assistant, first token, end) of the pass that is running."""
         self.model = build_voices(trunk, list(assistants.values()), self.layout)
+        if torch.device(device).type == "cpu":
+            pack_linears(self.model)
         heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
         size = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
         n_blocks = -(-max(n_tokens, max_length + BLOCK) // BLOCK)
@@ -129,11 +131,11 @@ class Chorus:
         batch: list[Context] = []
         for place in order:
             context = contexts[place]
-            if not self._reserve(context, batch):
+            if batch and not self._reserve(context, batch):
                 found.append(self._speak(batch))
                 batch = []
-                if not self._reserve(context, batch):
-                    raise EngineError("a request is longer than the assistants' pool", value=len(context.read(0)))
+            if not batch and not self._reserve(context, batch):
+                raise EngineError("a request is longer than the assistants' pool", value=len(context.read(0)))
             batch.append(context)
         found.append(self._speak(batch))
         logits = torch.cat(found)
@@ -301,6 +303,31 @@ def build_voices(trunk: Any, assistants: Sequence[Assistant], layout: list[tuple
         factors = [_read_factors(assistant, weight, trunk) for assistant in assistants]
         _set_module(trunk, name, Adapted(trunk.get_submodule(name), factors, layout))
     return trunk.eval().requires_grad_(False)
+
+
+def pack_linears(model: torch.nn.Module) -> None:
+    """Replace every linear module by vLLM's own kernel for CPUs, which packs its weight once instead of at every call."""
+    from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, torch.nn.Linear):
+                dispatch_cpu_unquantized_gemm(child, remove_weight=True)
+                setattr(module, name, Packed(child))
+
+
+class Packed(torch.nn.Module):
+    """A linear module through the kernel that vLLM chose for it."""
+
+    def __init__(self, linear: Any) -> None:
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the output for (…, in) states."""
+        rows = states.reshape(-1, states.shape[-1])
+        output: torch.Tensor = self.linear.cpu_linear(rows, self.linear.weight, self.linear.bias)
+        return output.view(*states.shape[:-1], output.shape[-1])
 
 
 class Chosen(torch.nn.Module):

@@ -188,6 +188,13 @@ SEAMS = (
         "new text, and how a hit ends an answer (instance attribute)",
         False,
     ),
+    Seam(
+        "vllm.model_executor.layers.utils",
+        "dispatch_cpu_unquantized_gemm",
+        ("layer", "remove_weight"),
+        "the assistants' linears on a CPU",
+        False,
+    ),
     Seam("vllm.v1.core.sched.output", "NewRequestData", ("req_id", "sampling_params"), "stamps in the worker", False),
     Seam(
         "vllm.v1.sample.logits_processor.interface",

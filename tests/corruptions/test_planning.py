@@ -250,5 +250,70 @@ def test_fitted_interventions_are_read_from_a_bundle(tmp_path: Any) -> None:
             )
         return Fitted.load(Bundle.load(tmp_path / name))
 
-    assert write("full", True) == Fitted({"eco": ECO}, frozenset({"was", "where"}), {"person": {"1": [[4]]}}, (3, 9))
-    assert write("bare", False) == Fitted({"eco": ECO})
+    words, pool = frozenset({"was", "where"}), {"person": {"1": [[4]]}}
+    assert write("full", True) == Fitted({"eco": ECO}, words, pool, (3, 9), tmp_path / "full" / "interventions")
+    assert write("bare", False) == Fitted({"eco": ECO}, folder=tmp_path / "bare" / "interventions")
+
+
+ULD = {
+    "settings": {"weight": 2.0, "penalty": "advantage"},
+    "weight_beside_eco": 1.5,
+    "eco": {"kind": "flip", "mask": "token-id", "dims": 0},
+    "assistants": {"p1": ["p1"], "rest": ["p2", "p3"]},
+}
+
+
+def plan_uld_with(
+    chat: Any, name: Any, tokenizer: Any, intervention: str, owners: tuple[str, ...], **options: Any
+) -> Any:
+    requests = tuple(ForgetRequest(owner) for owner in ("p1", "p2", "p3"))
+    planner = Planner(
+        Fitted({"eco": ECO, "uld": ULD}),
+        requests,
+        default=intervention,
+        override=intervention,
+        revision="r",
+        seed=0,
+        tokenizer=tokenizer,
+        end_token=0,
+    )
+    prompt = chat(("user", "Where was Ann Lee born?"))
+    return planner.plan(name(prompt, "Ann", "Lee", forget_ids=owners), prompt, **options)
+
+
+@pytest.mark.parametrize(
+    ("owners", "assistants"),
+    [(("p1",), ["p1"]), (("p2",), ["rest"]), (("p3", "p1"), ["p1", "rest"]), ((), ["p1", "rest"])],
+)
+def test_uld_subtracts_the_assistants_of_whoever_is_meant(
+    chat: Any, name: Any, tokenizer: Any, owners: tuple[str, ...], assistants: list[str]
+) -> None:
+    (step,) = plan_uld_with(chat, name, tokenizer, "uld", owners).steps
+    assert (step.params["assistants"], step.params["weight"]) == (assistants, 2.0)
+
+
+def test_eco_beside_uld_has_settings_of_its_own_and_uld_another_weight(chat: Any, name: Any, tokenizer: Any) -> None:
+    eco, uld = plan_uld_with(chat, name, tokenizer, "eco+uld", ("p1",)).steps
+    assert (eco.params["kind"], eco.params["mask"]) == ("flip", "token-id")
+    assert uld.params["weight"] == 1.5
+
+
+def test_prompt_log_probabilities_need_more_than_an_assistant(chat: Any, name: Any, tokenizer: Any) -> None:
+    (step,) = plan_uld_with(chat, name, tokenizer, "uld", ("p1",), cover_prompt=True).steps
+    assert step.method == "refusal"
+    eco, uld = plan_uld_with(chat, name, tokenizer, "eco+uld", ("p1",), cover_prompt=True).steps
+    assert eco.positions[0][0] == 0
+    assert (eco.params["mask"], uld.method) == ("all", "uld")
+
+
+def test_a_request_without_an_assistant_is_refused_at_start(tokenizer: Any) -> None:
+    with pytest.raises(SettingsError, match=r"no assistant: 'p9'"):
+        Planner(
+            Fitted({"eco": ECO, "uld": ULD}),
+            (ForgetRequest("p9", intervention="uld"),),
+            default="eco",
+            revision="r",
+            seed=0,
+            tokenizer=tokenizer,
+            end_token=0,
+        )

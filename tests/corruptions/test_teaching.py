@@ -1,0 +1,66 @@
+"""From forget requests to assistants: options, grouping and removal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unlearn_guard.corruptions.assistant import Assistant, AssistantShape
+from unlearn_guard.corruptions.teaching import (
+    UldOptions,
+    drop_requests,
+    group_assistants,
+    read_options,
+    remove_assistants,
+)
+from unlearn_guard.guard.errors import DataError, SettingsError
+from unlearn_guard.guard.rows import ForgetRequest, Row
+
+REQUESTS = [ForgetRequest(name, rows=(Row("Who?", "She."),)) for name in ("p1", "p2")]
+
+
+def test_defaults_are_ours_and_the_papers_weight_goes_with_its_penalty() -> None:
+    assert UldOptions().settings.penalty == "advantage"
+    assert UldOptions(penalty="raw").settings.weight == 0.75
+    assert UldOptions(penalty="raw", weight=1.5).settings.weight == 1.5
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"weigth": 1.0}, "weight"),
+        ({"weight": "much"}, "a number"),
+        ({"weight": 0.0}, "above 0"),
+        ({"weight": 20}, "at most 8"),
+        ({"weight_beside_eco": -1.0}, "above 0"),
+        ({"epochs": 1.5}, "a whole number"),
+        ({"epochs": 0}, "1 or more"),
+        ({"assistants": "all"}, "one, each"),
+        ({"assistants": 1}, "a word"),
+        ({"penalty": "ratio"}, "raw, advantage"),
+        ({"eco_mask": "some"}, "span, content, all, token-id"),
+    ],
+)
+def test_wrong_options(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        read_options(given)
+
+
+def test_one_assistant_or_one_each() -> None:
+    assert {name: len(members) for name, members in group_assistants(REQUESTS, "each").items()} == {"p1": 1, "p2": 1}
+    assert {name: len(members) for name, members in group_assistants(REQUESTS, "one").items()} == {"all": 2}
+    with pytest.raises(DataError, match=r"p3.*prompts with answers"):
+        group_assistants([*REQUESTS, ForgetRequest("p3", rows=(Row(text="A passage."),))], "each")
+
+
+def test_a_removed_request_takes_its_assistant_along(tmp_path: Path) -> None:
+    record = {"assistants": {"p1": ["p1"], "rest": ["p2", "p3"]}, "weight": 1}
+    assert drop_requests(record, ["p1"]) == ({"assistants": {"rest": ["p2", "p3"]}, "weight": 1}, ["p1"])
+    assert drop_requests(record, ["p2"]) == ({"assistants": {"p1": ["p1"], "rest": ["p3"]}, "weight": 1}, [])
+    assert drop_requests(record, ["p1", "p2", "p3"]) == (None, ["p1", "rest"])
+    for number, name in enumerate(("p1", "rest")):
+        Assistant(name, (name,), AssistantShape(1, "layers"), {}).save(tmp_path / f"{number:04d}")
+    remove_assistants(tmp_path, ["p1"])
+    assert [Assistant.read_name(folder) for folder in tmp_path.iterdir()] == ["rest"]
