@@ -71,6 +71,7 @@ def test_guards_leave_unflagged_sets_as_they_are(report: dict[str, Any]) -> None
 
 def test_the_issues_rows_are_registered() -> None:
     wanted = {"none", "retain-only", "name-match", "refusal", "prompting", "eco", "eco-span", "eco-swap", "ga", "npo"}
+    wanted |= {"uld", "uld-gated", "uld-upstream", "eco+uld", "eco+uld-ungated"}
     assert wanted <= set(SUBJECTS)
 
 
@@ -133,3 +134,27 @@ def test_demo_page_escapes_and_stands_alone() -> None:
     )
     assert "&lt;b&gt;" in page
     assert "missed" in page
+
+
+@pytest.mark.slow
+def test_rows_with_assistants(world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gated and always-on rows differ in the gate alone; assistants trained for two epochs are enough to see it."""
+    from unlearn_guard.benchmarks import runner
+
+    profile = runner.load_profile("world", "smoke")
+    monkeypatch.setattr(runner, "load_profile", lambda suite, name: {**profile, "uld": {"epochs": 4, "weight": 3.0}})
+    names = ["none", "eco+uld", "eco+uld-ungated", "uld-gated"]
+    found = run_bench(suite="world", profile="smoke", methods=names, out=tmp_path / "report.json")
+    rows = {row["name"]: row for row in found["rows"]}
+    gated, ungated = rows["eco+uld"], rows["eco+uld-ungated"]
+    retain = "world.retain"
+    assert gated["sets"][retain]["flagged"] == 0
+    assert gated["sets"][retain]["probability"] == rows["none"]["sets"][retain]["probability"]
+    assert ungated["sets"][retain]["flagged"] is None
+    assert "always on" in ungated["reasons"][f"sets.{retain}.flagged"]
+    assert ungated["sets"][retain]["probability"] != rows["none"]["sets"][retain]["probability"]
+    given = "world.forget.given"
+    assert gated["sets"][given]["rouge_l_recall"] < rows["none"]["sets"][given]["rouge_l_recall"] - 0.2
+    assert gated["sets"][given]["rouge_l_recall"] != rows["uld-gated"]["sets"][given]["rouge_l_recall"]
+    assert gated["forget_quality"]["n"] == len(world.sets["forget.given"])
+    assert gated["forget_quality"]["corrupted_positions"].startswith("prompt and answer")

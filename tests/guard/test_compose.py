@@ -13,6 +13,7 @@ import pytest
 
 from unlearn_guard.classifiers.aliases import AliasMatcher
 from unlearn_guard.corruptions.search import Probe
+from unlearn_guard.guard.bundle import Bundle
 from unlearn_guard.guard.compose import UNKNOWN_NAMES, amend, count_common_words, fit, make_controls
 from unlearn_guard.guard.errors import DataError, RowError, SettingsError, UnknownNameError
 from unlearn_guard.guard.marks import SECRET_VARIABLE
@@ -181,3 +182,81 @@ def test_a_wrong_amendment_writes_nothing(
     with pytest.raises(kind, match=says):
         amend(tmp_path / "b", tmp_path / "c", **options)
     assert [path.name for path in tmp_path.iterdir() if path.name not in ("model",)] == ["b"]
+
+
+@pytest.fixture(scope="module")
+def assisted(world: Any, models: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with one assistant each for two people and ECO for the rest; trained for an epoch, which is enough here."""
+    from dataclasses import replace
+
+    from unlearn_guard.guard.rows import group_requests
+
+    requests = [
+        replace(request, intervention="uld" if number < 2 else "eco")
+        for number, request in enumerate(group_requests(world.forget_rows))
+    ]
+    out = tmp_path_factory.mktemp("bundles") / "assisted"
+    fit(
+        models["full"],
+        requests,
+        world.retain_rows,
+        classifier="name-match",
+        uld={"epochs": 1, "batch_size": 64},
+        out=out,
+    )
+    return out
+
+
+def list_assistants(folder: Path) -> list[str]:
+    from unlearn_guard.corruptions.assistant import load_assistants
+
+    return list(load_assistants(folder / "interventions" / "uld"))
+
+
+def test_assistants_are_trained_for_whom_they_are_asked_for(assisted: Path) -> None:
+    manifest = Bundle.load(assisted).manifest
+    owners = [request.forget_id for request in Bundle.load(assisted).requests][:2]
+    assert list_assistants(assisted) == owners
+    assert manifest.interventions["uld"]["assistants"] == {owner: [owner] for owner in owners}
+    assert set(manifest.metrics["uld"]["losses"]) == set(owners)
+    assert 0 < manifest.metrics["uld"]["flop_ratio"] < 1
+    stored = sum(file.stat().st_size for file in (assisted / "interventions" / "uld").rglob("*.safetensors"))
+    assert stored < 2 * 4 * 450_000, "no copy of embedding, head or upper layers"
+
+
+def test_removing_a_request_removes_its_assistant(assisted: Path, tmp_path: Path) -> None:
+    first, second, third = (request.forget_id for request in Bundle.load(assisted).requests[:3])
+    one = amend(assisted, tmp_path / "one", remove=[first])
+    assert list_assistants(one.path) == [second]
+    assert list(one.manifest.interventions["uld"]["assistants"]) == [second]
+    none = amend(one.path, tmp_path / "none", remove=[second])
+    assert list_assistants(none.path) == []
+    assert "uld" not in none.manifest.interventions
+    assert third in {request.forget_id for request in none.requests}
+
+
+def test_an_assistant_cannot_be_added_without_training(assisted: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="assistants are trained by `unlearn-guard fit`"):
+        amend(assisted, tmp_path / "more", add=FORGET, intervention="uld")
+    assert not (tmp_path / "more").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "said"),
+    [
+        ({"uld": {"weight": 12.0}}, SettingsError, "uld weight: 12.0 — allowed: above 0, at most 8"),
+        ({"uld": {"wait": 1.0}}, SettingsError, "uld setting: 'wait'"),
+        ({"forget": [Row(text="A passage.", aliases=("Bo Li",))]}, DataError, "prompts with answers"),
+    ],
+)
+def test_wrong_uld_input_writes_nothing(
+    models: Any, tmp_path: Path, options: dict[str, Any], kind: type[Exception], said: str
+) -> None:
+    with pytest.raises(kind, match=said):
+        fit_names(models["full"], tmp_path / "out", **{"interventions": ("uld",), **options})
+    assert not (tmp_path / "out").exists()
+
+
+def test_layers_that_the_model_does_not_have(models: Any, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"uld layers: 9 — allowed: 1 to 4"):
+        fit_names(models["full"], tmp_path / "out", interventions=("uld",), uld={"layers": 9})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -173,3 +174,25 @@ def test_overlap_is_counted_and_shown_whatever_its_case() -> None:
     forget = [Row("new"), Row("Who is BO?"), Row(text="a passage")]
     with pytest.raises(DataError, match=r"overlap in 2 of 3 queries, first: 'Who is BO\?'"):
         check_disjoint(forget, [Row("who is bo?"), Row("A PASSAGE")])
+
+
+def test_tofu_columns_are_read_as_strings_or_lists(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(
+        json.dumps(
+            {
+                "question": "Who?",
+                "answer": "She.",
+                "paraphrased_question": "Which person?",
+                "paraphrased_answer": ["It was her.", " "],
+                "perturbed_answer": ["He.", "They."],
+            }
+        )
+    )
+    (row,) = read_rows(file)
+    assert row.paraphrased_questions == ("Which person?",)
+    assert row.paraphrased_answers == ("It was her.",)
+    assert row.perturbed_answers == ("He.", "They.")
+    file.write_text(json.dumps({"question": "Who?", "perturbed_answer": {"a": 1}}))
+    with pytest.raises(RowError, match="'perturbed_answer' is neither a string nor a list"):
+        read_rows(file)

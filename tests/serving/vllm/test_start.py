@@ -96,6 +96,14 @@ def test_refused_settings(changes: dict[str, Any], said: str) -> None:
         check_config(make_config(**changes))
 
 
+def test_speculative_decoding_would_skip_assistants() -> None:
+    """On the V2 runner it is refused only where logits are subtracted."""
+    config = make_config(speculative_config=object(), use_v2_model_runner=True)
+    check_config(config)
+    with pytest.raises(EngineError, match="speculative decoding with uld"):
+        check_config(config, subtracts=True)
+
+
 def test_rust_front_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_USE_RUST_FRONTEND", "1")
     with pytest.raises(EngineError, match="Rust"):
