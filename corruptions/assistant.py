@@ -23,6 +23,8 @@ DEFAULT_LAYERS = 8
 SMALL_HIDDEN = 1024
 """Below this width LoRA of rank 32 is too weak to memorise a forget set, and the layers are trained whole."""
 RECORD = "assistant.json"
+OFFSET = ("base", "edited")
+"""Folders of an offset pair: a small model that knows, and the same after it was made to forget."""
 WEIGHTS = "assistant.safetensors"
 
 
@@ -104,9 +106,17 @@ class Assistant:
 
 
 def load_assistants(folder: Path) -> dict[str, Assistant]:
-    """Read every assistant below a bundle's folder of them, by name."""
+    """Read every assistant below a bundle's folder of them, by name; none where an offset pair takes their place."""
+    if find_offset(folder):
+        return {}
     found = [Assistant.load(file.parent) for file in sorted(folder.glob(f"*/{RECORD}"))]
     return {assistant.name: assistant for assistant in found}
+
+
+def find_offset(folder: Path) -> tuple[Path, Path] | None:
+    """Return the two models of an offset pair below a bundle's folder of assistants, None without one."""
+    base, edited = (folder / "0000" / part for part in OFFSET)
+    return (base, edited) if (base / "config.json").is_file() else None
 
 
 def choose_shape(

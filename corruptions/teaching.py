@@ -12,6 +12,7 @@ from unlearn_guard.corruptions.assistant import Assistant, choose_shape, count_f
 from unlearn_guard.corruptions.assistant_training import Encode, Schedule, Track, choose_schedule, train_assistant
 from unlearn_guard.corruptions.augmentation import make_lessons
 from unlearn_guard.corruptions.eco import EcoSettings
+from unlearn_guard.corruptions.offset import NAME, copy_pair
 from unlearn_guard.corruptions.uld import MAX_WEIGHT, UldSettings
 from unlearn_guard.guard.errors import DataError, SettingsError
 from unlearn_guard.guard.rows import ForgetRequest, Row
@@ -28,6 +29,7 @@ class UldOptions:
 
     assistants: `each`, one per forget request, or `one` for all of them. weight_beside_eco: the weight where ECO corrupts the
     prompt too. eco_mask: of that ECO; None chooses `token-id` where enough of the forget rows hold a token of their own.
+    offset_base and offset_edited: a pair of small models whose difference is subtracted instead; nothing is trained then.
     """
 
     assistants: Grouping = "each"
@@ -47,6 +49,8 @@ class UldOptions:
     batch_size: int | None = None
     learning_rate: float | None = None
     retain_weight: float | None = None
+    offset_base: str | None = None
+    offset_edited: str | None = None
 
     def __post_init__(self) -> None:
         if self.assistants not in get_args(Grouping):
@@ -57,12 +61,17 @@ class UldOptions:
             )
         if self.eco_mask is not None:
             EcoSettings(mask=self.eco_mask)  # type: ignore[arg-type]
+        if (self.offset_base is None) != (self.offset_edited is None):
+            raise SettingsError("uld offset pair", value=self.offset_base or self.offset_edited, allowed="both models")
+        if self.offset_base is not None and self.penalty != "raw":
+            object.__setattr__(self, "penalty", "raw")  # A difference of logits has no uniform reference.
         _ = self.settings, self.schedule(1, 0, whole=False)
 
     @property
     def settings(self) -> UldSettings:
         """The formula's settings: the paper's weight for its own penalty, ours for the advantage."""
-        weight = self.weight if self.weight is not None else (WEIGHT if self.penalty == "advantage" else 0.75)
+        default = 1.0 if self.offset_base is not None else WEIGHT if self.penalty == "advantage" else 0.75
+        weight = self.weight if self.weight is not None else default
         return UldSettings(weight, self.penalty, self.combine, self.filter_rate, self.kept_share)
 
     def schedule(self, n_rows: int, seed: int, *, whole: bool) -> Schedule:
@@ -78,7 +87,7 @@ def read_options(given: Mapping[str, str | float]) -> UldOptions:
     if unknown := [name for name in given if name not in known]:
         raise SettingsError("uld setting", value=unknown[0], allowed=", ".join(known))
     whole = {"layers", "rank", "lora_alpha", "first_trained", "epochs", "batch_size"}
-    words = {"assistants", "penalty", "combine", "trainable", "eco_mask"}
+    words = {"assistants", "penalty", "combine", "trainable", "eco_mask", "offset_base", "offset_edited"}
     values: dict[str, Any] = {}
     for name, value in given.items():
         wrong = isinstance(value, str) != (name in words) or (name in whole and float(value) != int(float(value)))
@@ -96,6 +105,7 @@ def fit_assistants(
     kept: Sequence[Row],
     options: UldOptions,
     *,
+    model: str,
     folder: Path,
     key: str,
     seed: int,
@@ -104,7 +114,7 @@ def fit_assistants(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train the assistants of these forget requests into `folder`; return settings for the manifest, and metrics.
 
-    `key` names the target; `covered` is the share of forget questions that hold a token id of their own. Raises DataError
+    `model` and `key` name the target; `covered` is the share of forget questions that hold a token id of their own. Raises DataError
     where a request's rows teach nothing.
     """
     shape = choose_shape(
@@ -115,6 +125,16 @@ def fit_assistants(
         lora_alpha=options.lora_alpha,
         first_trained=options.first_trained,
     )
+    mask = options.eco_mask or ("token-id" if covered >= ENOUGH_COVERED else "content")
+    record: dict[str, Any] = {
+        "settings": options.settings.to_record(),
+        "weight_beside_eco": options.weight_beside_eco or options.weight or WEIGHT_BESIDE_ECO,
+        "eco": {"kind": "flip", "mask": mask, "dims": 0},
+    }
+    if options.offset_base is not None and options.offset_edited is not None:
+        everyone = [request.forget_id for request in requests]
+        copy_pair(options.offset_base, options.offset_edited, model, folder, everyone)
+        return {**record, "assistants": {NAME: everyone}}, {"covered": round(covered, 4)}
     groups = group_assistants(requests, options.assistants)
     assistants: dict[str, list[str]] = {}
     losses: dict[str, dict[str, float]] = {}
@@ -143,15 +163,7 @@ def fit_assistants(
         assistant.save(folder / f"{number:04d}")
         assistants[name] = list(owners)
         schedules[name] = asdict(schedule)
-    mask = options.eco_mask or ("token-id" if covered >= ENOUGH_COVERED else "content")
-    record = {
-        "settings": options.settings.to_record(),
-        "weight_beside_eco": options.weight_beside_eco or options.weight or WEIGHT_BESIDE_ECO,
-        "eco": {"kind": "flip", "mask": mask, "dims": 0},
-        "assistants": assistants,
-        "shape": asdict(shape),
-        "schedule": schedules,
-    }
+    record = {**record, "assistants": assistants, "shape": asdict(shape), "schedule": schedules}
     metrics = {
         "losses": losses,
         "fit_s": round(time.perf_counter() - start, 1),

@@ -200,6 +200,7 @@ def fit(
                 # Assistants calibrate nothing: every kept row may teach them what not to know.
                 retain_rows if any(row.answer for row in retain_rows) else clean_rows,
                 writer.path,
+                model=str(model),
                 covered=_measure_coverage(engine_of(), forget_rows, [*retain_rows, *clean_rows]),
                 key=json.dumps(fingerprint),
                 seed=seed,
@@ -461,6 +462,7 @@ def _fit_uld(
     kept: Sequence[Row],
     path: Any,
     *,
+    model: str,
     covered: float,
     key: str,
     seed: int,
@@ -479,6 +481,7 @@ def _fit_uld(
         requests,
         kept,
         read_options(given),
+        model=model,
         folder=path("interventions/uld/0000").parent,
         key=key,
         seed=seed,

@@ -14,8 +14,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from unlearn_guard.corruptions.assistant import cut_trunk, load_assistants, materialise
+from unlearn_guard.corruptions.assistant import cut_trunk, find_offset, load_assistants, materialise
 from unlearn_guard.corruptions.eco import NoiseTable, RowPlan
+from unlearn_guard.corruptions.offset import NAME as OFFSET_NAME
+from unlearn_guard.corruptions.offset import load_pair
 from unlearn_guard.corruptions.planning import Planner
 from unlearn_guard.corruptions.prompt import Prompt, read_prompt
 from unlearn_guard.corruptions.uld import measure_penalty, read_settings, suppress, suppress_everywhere
@@ -333,6 +335,9 @@ def _forced(stamp: Stamp | None) -> list[int] | None:
 
 def open_assistants(target: Any, folder: Path) -> dict[str, Any]:
     """Return a bundle's assistants as models beside their target, by name; none where there is no such folder."""
+    if pair := find_offset(folder):
+        parameter = next(target.parameters())
+        return {OFFSET_NAME: load_pair(pair, dtype=parameter.dtype, device_map={"": parameter.device})}
     return {
         name: materialise(assistant, cut_trunk(target, assistant.shape.n_layers))
         for name, assistant in load_assistants(folder).items()

@@ -17,13 +17,15 @@ import torch
 
 from unlearn_guard.corruptions.assistant import (
     Assistant,
-    AssistantShape,
     check_fits,
+    find_offset,
     load_assistants,
     load_trunk,
     materialise,
     shorten_config,
 )
+from unlearn_guard.corruptions.offset import NAME as OFFSET_NAME
+from unlearn_guard.corruptions.offset import load_pair
 from unlearn_guard.corruptions.planning import Fitted
 from unlearn_guard.guard.errors import BundleError, EngineError
 from unlearn_guard.guard.fingerprint import locate_model
@@ -62,35 +64,49 @@ class _Run:
 
 
 class Chorus:
-    """Every assistant of a bundle, on one device."""
+    """Models that read requests beside the target, on one device: every assistant of a bundle, or one of an offset pair."""
 
-    def __init__(
-        self, trunk: Any, assistants: Mapping[str, Assistant], *, n_tokens: int, max_length: int, device: Any
-    ) -> None:
-        """`trunk` is the target's first layers; `n_tokens` is the pool's size, at least one longest request.
+    @classmethod
+    def of(cls, trunk: Any, assistants: Mapping[str, Assistant], **options: Any) -> Chorus:
+        """Open the assistants of a trunk, the target's first layers; `options` are those of the constructor.
 
-        Raises BundleError for assistants of different shapes or of another model, EngineError for an attention that
-        cannot be computed here.
+        Raises BundleError for assistants of different shapes or of another model.
         """
         shapes = {assistant.shape for assistant in assistants.values()}
         if len(shapes) != 1:
             raise BundleError("assistants of different shapes", value=len(shapes), allowed="one", mend="fit again")
         for assistant in assistants.values():
             check_fits(assistant, trunk)
-        config = trunk.config
+        layout: list[tuple[int, int, int]] = []
+        return cls(build_voices(trunk, list(assistants.values()), layout), list(assistants), layout, **options)
+
+    def __init__(
+        self,
+        model: Any,
+        names: Sequence[str],
+        layout: list[tuple[int, int, int]],
+        *,
+        n_tokens: int,
+        max_length: int,
+        device: Any,
+    ) -> None:
+        """`layout`, (assistant, first token, end) of the running pass, is shared with the modules of `model`.
+
+        n_tokens: the pool's size, at least one longest request. Raises EngineError for an attention that cannot be computed
+        here.
+        """
+        config = model.config
         if getattr(config, "attn_logit_softcapping", None):
             raise EngineError("uld cannot run an attention with capped logits", value=config.model_type)
-        self.device, self.names = device, {name: number for number, name in enumerate(assistants)}
+        self.device, self.names = device, {name: number for number, name in enumerate(names)}
         self.vocabulary = int(config.vocab_size)
-        self.layout: list[tuple[int, int, int]] = []
-        """(assistant, first token, end) of the pass that is running."""
-        self.model = build_voices(trunk, list(assistants.values()), self.layout)
+        self.layout, self.model = layout, model
+        dtype = next(model.parameters()).dtype
         if torch.device(device).type == "cpu":
             pack_linears(self.model)
         heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
         size = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
         n_blocks = -(-max(n_tokens, max_length + BLOCK) // BLOCK)
-        dtype = next(trunk.parameters()).dtype
         shape = (int(config.num_hidden_layers), n_blocks * BLOCK, heads, size)
         # Filled, not only reserved: what vLLM measures before it sizes its own cache must see these pages.
         self.keys = torch.empty(shape, dtype=dtype, device=device).fill_(0)
@@ -274,6 +290,27 @@ class Chorus:
         return torch.tensor(values, dtype=torch.int64).to(self.device, non_blocking=True)
 
 
+class OffsetChorus:
+    """An offset pair: two models read every request, and their difference is what is said."""
+
+    def __init__(self, base: Chorus, edited: Chorus) -> None:
+        self.base, self.edited, self.names = base, edited, base.names
+
+    def open(self, assistant: str, read: Callable[[int], list[int]]) -> tuple[Context, Context]:
+        """Return a context for each model."""
+        return self.base.open(assistant, read), self.edited.open(assistant, read)
+
+    def close(self, context: tuple[Context, Context]) -> None:
+        """Give both contexts' blocks back."""
+        self.base.close(context[0])
+        self.edited.close(context[1])
+
+    def listen(self, contexts: Sequence[tuple[Context, Context]]) -> torch.Tensor:
+        """Return the base's next-token logits less the edited one's, (contexts, vocabulary), float32."""
+        known, forgotten = zip(*contexts, strict=True)
+        return self.base.listen(known) - self.edited.listen(forgotten)
+
+
 def _find_slots(run: _Run) -> list[int]:
     places = range(run.context.length, run.context.length + len(run.ids))
     return [run.context.blocks[place // BLOCK] * BLOCK + place % BLOCK for place in places]
@@ -406,22 +443,24 @@ class Need:
         return self.trunk + self.own + self.pool
 
 
-def measure_need(config: Any, assistants: Sequence[Assistant], *, n_tokens: int, dtype: torch.dtype) -> Need:
-    """Return how many bytes assistants will take, before anything is loaded."""
+def measure_need(
+    config: Any, n_layers: int | None, assistants: Sequence[Assistant], *, n_tokens: int, dtype: torch.dtype
+) -> Need:
+    """Return how many bytes assistants of so many layers (None: all) will take, before anything is loaded."""
     from transformers import AutoModelForCausalLM
 
+    layers = n_layers or int(config.num_hidden_layers)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(shorten_config(config, assistants[0].shape.n_layers))
+        model = AutoModelForCausalLM.from_config(shorten_config(config, layers))
     item = torch.empty(0, dtype=dtype).element_size()
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    shape: AssistantShape = assistants[0].shape
     heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
     size = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
     own = sum(tensor.numel() for assistant in assistants for tensor in assistant.tensors.values())
-    return Need(item * parameters, item * own, 2 * item * shape.n_layers * n_tokens * heads * size)
+    return Need(item * parameters, item * own, 2 * item * layers * n_tokens * heads * size)
 
 
-def open_chorus(worker: Any, settings: GuardSettings, fitted: Fitted) -> Chorus | None:
+def open_chorus(worker: Any, settings: GuardSettings, fitted: Fitted) -> Chorus | OffsetChorus | None:
     """Load a bundle's assistants where logits are decided: the first tensor-parallel rank of the last pipeline stage.
 
     Raises EngineError, with the numbers, where they do not fit the memory budget.
@@ -434,16 +473,27 @@ def open_chorus(worker: Any, settings: GuardSettings, fitted: Fitted) -> Chorus 
     assert fitted.folder is not None
     config = worker.vllm_config
     folder = locate_model(str(config.model_config.model))
+    max_length = int(config.model_config.max_model_len)
+    n_tokens = max(settings.assistant_tokens, max_length + BLOCK)
+    options = {"n_tokens": n_tokens, "max_length": max_length, "device": worker.model_runner.device}
+    dtype = config.model_config.dtype
+    if pair := find_offset(fitted.folder / "uld"):
+        needs = [
+            measure_need(AutoConfig.from_pretrained(part), None, (), n_tokens=n_tokens, dtype=dtype) for part in pair
+        ]
+        need = Need(sum(one.trunk for one in needs), 0, sum(one.pool for one in needs))
+        check_budget(need, find_budget(worker, settings), n_tokens)
+        models = load_pair(pair, dtype=dtype).models
+        return OffsetChorus(*(Chorus(model.to(options["device"]), [OFFSET_NAME], [], **options) for model in models))
     assistants = load_assistants(fitted.folder / "uld")
     wanted = set(fitted.settings["uld"]["assistants"])
     assistants = {name: assistant for name, assistant in assistants.items() if name in wanted}
-    dtype, device = config.model_config.dtype, worker.model_runner.device
-    max_length = int(config.model_config.max_model_len)
-    n_tokens = max(settings.assistant_tokens, max_length + BLOCK)
-    need = measure_need(AutoConfig.from_pretrained(folder), list(assistants.values()), n_tokens=n_tokens, dtype=dtype)
+    n_layers = next(iter(assistants.values())).shape.n_layers
+    target = AutoConfig.from_pretrained(folder)
+    need = measure_need(target, n_layers, list(assistants.values()), n_tokens=n_tokens, dtype=dtype)
     check_budget(need, find_budget(worker, settings), n_tokens)
-    trunk = load_trunk(folder, next(iter(assistants.values())).shape.n_layers, dtype=dtype, device=device)
-    chorus = Chorus(trunk, assistants, n_tokens=n_tokens, max_length=max_length, device=device)
+    trunk = load_trunk(folder, n_layers, dtype=dtype, device=options["device"])
+    chorus = Chorus.of(trunk, assistants, **options)
     logger.info(
         "unlearn-guard: %d assistants, %d MiB (trunk %d, their own %d, pool of %d tokens %d)",
         len(assistants),

@@ -21,7 +21,7 @@ from unlearn_guard.corruptions.uld import UldSettings, measure_penalty, read_set
 from unlearn_guard.guard.errors import EngineError
 from unlearn_guard.guard.marks import CLEAN, MARK_KEY
 from unlearn_guard.guard.stamp import Stamp
-from unlearn_guard.serving.vllm.assistants import Chorus, Context
+from unlearn_guard.serving.vllm.assistants import Chorus, OffsetChorus
 from unlearn_guard.serving.vllm.seams import patch, require_patches
 from unlearn_guard.serving.vllm.settings import settings_of
 
@@ -33,7 +33,7 @@ class Muted:
     settings: UldSettings
     names: tuple[str, ...]
     read: Callable[[int], list[int]]
-    contexts: list[Context] = field(default_factory=list)
+    contexts: list[Any] = field(default_factory=list)
 
     def tail(self, start: int) -> list[int]:
         """Return the request's token ids from a position on, wherever they are read from in this step."""
@@ -49,12 +49,12 @@ class LogitDifference(LogitsProcessorV1, LogitsProcessorV2):  # type: ignore[mis
         self._states = rest[0] if len(rest) == 1 else None  # The V2 runner passes its request states.
         self._rows: dict[int, Muted] = {}
         """V1: batch row; V2: request slot."""
-        self._chorus: Chorus | None = None
+        self._chorus: Chorus | OffsetChorus | None = None
         self._group: Any = None
         self._is_first = True
         self._done = False
 
-    def attach(self, chorus: Chorus | None, group: Any = None) -> None:
+    def attach(self, chorus: Chorus | OffsetChorus | None, group: Any = None) -> None:
         """Hand over the assistants; `group` is the tensor-parallel group, whose first rank alone has them."""
         self._chorus, self._group = chorus, group if group is not None and group.world_size > 1 else None
         self._is_first = self._group is None or self._group.rank_in_group == 0

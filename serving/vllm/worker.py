@@ -18,7 +18,7 @@ from unlearn_guard.guard.bundle import Bundle
 from unlearn_guard.guard.errors import EngineError
 from unlearn_guard.guard.marks import CLEAN, MARK_KEY
 from unlearn_guard.guard.stamp import Stamp
-from unlearn_guard.serving.vllm.assistants import Chorus, open_chorus
+from unlearn_guard.serving.vllm.assistants import Chorus, OffsetChorus, open_chorus
 from unlearn_guard.serving.vllm.seams import patch
 from unlearn_guard.serving.vllm.settings import GuardSettings, settings_of
 from unlearn_guard.serving.vllm.subtraction import find_processor
@@ -81,7 +81,7 @@ class WorkerGuard:
         self.plans: dict[str, RowPlan] = {}
         fitted = Fitted.load(bundle)
         self.edit = self._hook(config, fitted)
-        self.chorus: Chorus | None = None
+        self.chorus: Chorus | OffsetChorus | None = None
         self.subtracts = uses_assistants(bundle, settings.intervention)
         if self.subtracts:
             self.chorus = open_chorus(worker, settings, fitted)

@@ -40,6 +40,7 @@ def test_defaults_are_ours_and_the_papers_weight_goes_with_its_penalty() -> None
         ({"assistants": "all"}, "one, each"),
         ({"assistants": 1}, "a word"),
         ({"penalty": "ratio"}, "raw, advantage"),
+        ({"offset_base": "folder"}, "both models"),
         ({"eco_mask": "some"}, "span, content, all, token-id"),
     ],
 )
@@ -64,3 +65,24 @@ def test_a_removed_request_takes_its_assistant_along(tmp_path: Path) -> None:
         Assistant(name, (name,), AssistantShape(1, "layers"), {}).save(tmp_path / f"{number:04d}")
     remove_assistants(tmp_path, ["p1"])
     assert [Assistant.read_name(folder) for folder in tmp_path.iterdir()] == ["rest"]
+
+
+def test_an_offset_pair_must_share_the_targets_tokenizer(tmp_path: Path) -> None:
+    import json
+
+    from safetensors.numpy import save_file
+
+    from unlearn_guard.corruptions.offset import copy_pair
+    from unlearn_guard.guard.errors import BundleMismatchError
+
+    for name, size in (("target", 60), ("base", 60), ("edited", 60), ("other", 61)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps({"vocab_size": size}))
+        (folder / "tokenizer.json").write_text("{}")
+        save_file({}, folder / "model.safetensors")
+    copy_pair(tmp_path / "base", tmp_path / "edited", tmp_path / "target", tmp_path / "out", ["p1"])
+    assert (tmp_path / "out" / "0000" / "edited" / "model.safetensors").is_file()
+    assert "tmp" not in (tmp_path / "out" / "0000" / "assistant.json").read_text()
+    with pytest.raises(BundleMismatchError, match=r"edited model has another tokenizer .* 61 tokens; .* 60"):
+        copy_pair(tmp_path / "base", tmp_path / "other", tmp_path / "target", tmp_path / "no", ["p1"])

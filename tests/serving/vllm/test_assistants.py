@@ -69,7 +69,7 @@ def open_chorus(target: Any, assistants: dict[str, Assistant], **options: Any) -
     from unlearn_guard.serving.vllm.assistants import Chorus
 
     given = {"n_tokens": 512, "max_length": 64, "device": torch.device("cpu"), **options}
-    return Chorus(cut_trunk(target, 2), assistants, **given)
+    return Chorus.of(cut_trunk(target, 2), assistants, **given)
 
 
 def read_alone(target: Any, assistant: Assistant, ids: list[int]) -> torch.Tensor:
@@ -165,7 +165,7 @@ def test_need_is_what_is_taken_and_a_budget_is_kept() -> None:
 
     target = make_target("llama")
     assistants = list(make_assistants(target, "lora").values())
-    need = measure_need(target.config, assistants, n_tokens=512, dtype=torch.bfloat16)
+    need = measure_need(target.config, 2, assistants, n_tokens=512, dtype=torch.bfloat16)
     trunk = sum(parameter.numel() for parameter in cut_trunk(target, 2).parameters())
     assert need.trunk == 2 * trunk
     assert need.own == 2 * sum(tensor.numel() for one in assistants for tensor in one.tensors.values())

@@ -220,6 +220,30 @@ def test_lora_and_one_assistant_equal_reference(
 
 
 @pytest.mark.slow
+def test_an_offset_pair_equals_reference(
+    start_engine: Any, make_bundle: Any, make_reference: Any, models: Any, asked: list[str]
+) -> None:
+    """The pair here is the two models of the world: what the one knows and the other never saw is subtracted."""
+    folder = make_bundle("offset", offset_base=str(models["full"]), offset_edited=str(models["retain-only"]))
+    assert not list((folder / "interventions" / "uld").rglob("assistant.safetensors"))
+    engine = start_engine(settings={"bundle": str(folder), "on_answer": "pass"})
+    found = without_end(engine.chat(asked, together=True))
+    engine.close()
+    reference = make_reference(folder)
+    assert found == answer(reference, asked)
+    # Subtracting all that the target knows beyond retain-only leaves retain-only, where the whole vocabulary is scored.
+    from unlearn_guard.serving.transformers.engine import ReferenceEngine
+
+    question = next(text for text in asked if methods_of(reference, text) == ("uld",))
+    (stamp,) = reference.stamp([question], reference.screen([question]))
+    prompt, tokens = reference.engine.render(question), found[asked.index(question)]
+    retain_only = ReferenceEngine.load(models["retain-only"], batch_size=1)
+    (expected,) = retain_only.score([prompt], [tokens], [None])
+    (scored,) = reference.engine.score([prompt], [tokens], [stamp])
+    assert scored.logprobs.tolist() == pytest.approx(expected.logprobs.tolist(), abs=1e-3)
+
+
+@pytest.mark.slow
 def test_tensor_parallel_equals_reference(start_engine: Any, each: Path, reference: Any, asked: list[str]) -> None:
     engine = start_engine(
         settings={"bundle": str(each), "on_answer": "pass"},
