@@ -91,6 +91,8 @@ def measure_decoding(*, rounds: int, concurrent: Sequence[int] = CONCURRENT) -> 
             for n in concurrent:
                 for share in SHARES:
                     n_flagged = round(share * n)
+                    if share and not n_flagged:
+                        continue
                     prompts = flagged[:n_flagged] + clean[: n - n_flagged]
                     result[f"{n}_concurrent_{share:.0%}_flagged"] = _compare(stock, guarded, prompts, n_flagged, rounds)
     finally:

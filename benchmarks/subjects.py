@@ -162,7 +162,7 @@ def _eco_swap(bench: Bench) -> Subject:
     )
 
 
-def _assisted(name: str, intervention: str, *, gated: bool, settings: str = "ours", positions: str = "none") -> Build:
+def _assisted(name: str, intervention: str, *, gated: bool, settings: str = "ours") -> Build:
     """Return what builds a row with assistants: behind the guard, or on every question."""
 
     def build(bench: Bench) -> Subject:
@@ -174,6 +174,11 @@ def _assisted(name: str, intervention: str, *, gated: bool, settings: str = "our
             exclusive_ids=planner.fitted.exclusive_ids,
             assistants=open_assistants(bench.full.model, bundle.path / "interventions" / "uld"),
         )
+        eco = planner.fitted.settings["uld"]["eco"]
+        if not gated:  # Always on, content words of every prompt would go; token ids of the forget set alone need not.
+            eco["mask"] = "token-id"
+        where = "prompt and answer" if eco["mask"] == "token-id" else "prompt"
+        positions = f"{where} ({eco['mask']})" if "eco" in intervention else "none"
         if gated:
             guarded = GuardedModel(engine, Guard.load(bundle.path), planner)
             return Subject(name, "guard", engine, guarded, seconds, corrupted_positions=positions)
@@ -187,12 +192,12 @@ def _assisted(name: str, intervention: str, *, gated: bool, settings: str = "our
     return build
 
 
-_BOTH = "prompt and answer (token-id), as served"
-SUBJECTS.register("uld")(_assisted("uld", "uld", gated=False))
-SUBJECTS.register("uld-gated")(_assisted("uld-gated", "uld", gated=True))
+SUBJECTS.register("uld")(_assisted("uld", "uld", gated=False, settings="paper"))
+SUBJECTS.register("uld-gated")(_assisted("uld-gated", "uld", gated=True, settings="paper"))
+SUBJECTS.register("uld-advantage")(_assisted("uld-advantage", "uld", gated=False))
 SUBJECTS.register("uld-upstream")(_assisted("uld-upstream", "uld", gated=False, settings="upstream"))
-SUBJECTS.register("eco+uld")(_assisted("eco+uld", "eco+uld", gated=True, positions=_BOTH))
-SUBJECTS.register("eco+uld-ungated")(_assisted("eco+uld-ungated", "eco+uld", gated=False, positions=_BOTH))
+SUBJECTS.register("eco+uld")(_assisted("eco+uld", "eco+uld", gated=True))
+SUBJECTS.register("eco+uld-ungated")(_assisted("eco+uld-ungated", "eco+uld", gated=False))
 
 
 def _edit(name: str) -> Build:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import random
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ class Taught:
 Encode = Callable[[str, str], tuple[list[int], list[int]]]
 """(prompt, answer) → token ids of the rendered prompt, and of the answer with its end token."""
 Track = Callable[..., Iterable[int]]
-_CODE_VERSION = 1
+_CODE_VERSION = 2
 _WHOLE_BATCH, _WHOLE_EPOCHS, _WHOLE_STEPS = 16, 20, 400
 """Layers trained whole start from the target's own, which know nothing of being uniform: they need more steps."""
 
@@ -95,7 +96,8 @@ def train_assistant(
 ) -> tuple[Assistant, dict[str, float]]:
     """Train one assistant beside its target, which stays as it is; return it with its last losses.
 
-    `teach` gives the lessons of an epoch; `key` names target and lessons in the cache. Raises DataError without a lesson to know, or where training diverges.
+    `teach` gives the lessons of an epoch; `key` names everything that lessons are drawn from. The losses come with `seconds`,
+    those of the training itself, also where an earlier run's result is taken. Raises DataError without a lesson to know, or where training diverges.
     """
     known, unknown = _split(teach(0), encode)
     if not known:
@@ -106,9 +108,9 @@ def train_assistant(
         )
     if not unknown:
         raise DataError("no kept rows with answers", value=name, mend="give retain rows with answers")
-    folder = cache_folder("assistants") / _digest(known, unknown, shape, schedule, key)
     trunk = cut_trunk(target, shape.n_layers)
-    learner = Learner(trunk, shape)
+    folder = cache_folder("assistants") / _digest(known, unknown, trunk, shape, schedule, key)
+    learner = Learner(trunk, shape, seed=schedule.seed)
     run = Run(learner, schedule, folder)
     if run.load_finished():
         losses = run.losses
@@ -124,15 +126,16 @@ def train_assistant(
 class Learner:
     """A trunk whose own parameters are trained: LoRA by peft, or copies of its layers."""
 
-    def __init__(self, trunk: Any, shape: AssistantShape) -> None:
+    def __init__(self, trunk: Any, shape: AssistantShape, *, seed: int) -> None:
         self.shape = shape
         if shape.trainable == "lora":
             from peft import LoraConfig, get_peft_model
 
             targets = list(find_linears(trunk, shape.first_trained, shape.n_layers))
-            torch.manual_seed(0)
             config = LoraConfig(r=shape.rank, lora_alpha=int(shape.lora_alpha), target_modules=targets, bias="none")
-            self.model = get_peft_model(trunk, config)
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                self.model = get_peft_model(trunk, config)
             for parameter in self.model.parameters():
                 if parameter.requires_grad:
                     parameter.data = parameter.data.float()
@@ -169,6 +172,11 @@ class Run:
 
     def train_epoch(self, epoch: int, known: Sequence[Taught], unknown: Sequence[Taught], *, end: int) -> None:
         """Go through the forget lessons once; each batch is met by as many kept ones, drawn anew."""
+        if not unknown:
+            raise DataError(
+                "no kept rows with answers in an epoch", value=epoch, mend="give more retain rows with answers"
+            )
+        start = time.perf_counter()
         rng = random.Random(f"{self.schedule.seed}:{epoch}")  # By epoch: a resumed run draws what it would have drawn.
         order = list(known)
         rng.shuffle(order)
@@ -197,6 +205,7 @@ class Run:
             sums["forget"] += forget_loss.item() / n_batches
             sums["retain"] += retain_loss.item() / n_batches
         self.learner.model.eval()
+        sums["seconds"] = self.losses.get("seconds", 0.0) + time.perf_counter() - start
         self.epoch, self.losses = epoch + 1, sums
         self._save()
 
@@ -313,7 +322,25 @@ def _has_bf16(device: torch.device) -> bool:
 
 
 def _digest(
-    known: Sequence[Taught], unknown: Sequence[Taught], shape: AssistantShape, schedule: Schedule, key: str
+    known: Sequence[Taught],
+    unknown: Sequence[Taught],
+    trunk: Any,
+    shape: AssistantShape,
+    schedule: Schedule,
+    key: str,
 ) -> str:
-    content = [[asdict(example) for example in (*known, *unknown)], asdict(shape), asdict(schedule), key, _CODE_VERSION]
+    """Hash all that decides a result: the trunk's own weights, too, which no fingerprint of the target reads."""
+    weights = hashlib.sha256()
+    for name, tensor in sorted(trunk.state_dict().items()):
+        weights.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}:{tensor.device.type}".encode())
+        weights.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+
+    content = [
+        [asdict(example) for example in (*known, *unknown)],
+        asdict(shape),
+        asdict(schedule),
+        key,
+        weights.hexdigest(),
+        _CODE_VERSION,
+    ]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]

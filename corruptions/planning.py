@@ -94,9 +94,20 @@ class Planner:
         self.refusal_tokens = encode_refusal(tokenizer, text, end_token)
 
     def choose(self, verdict: Verdict) -> tuple[str, ...]:
-        """Return the interventions of a verdict: the first forget request's, but a refusal wins over everything."""
+        """Return the interventions of a verdict: the first forget request's, but a refusal wins over everything.
+
+        What edits the prompt edits all that is named in it; an assistant knows its own people alone. Where it meets another
+        method, both act.
+        """
         named = [self.chosen[forget_id] for forget_id in verdict.forget_ids if forget_id in self.chosen]
-        return next((names for names in named if "refusal" in names), named[0] if named else self.default)
+        first = next((names for names in named if "refusal" in names), named[0] if named else self.default)
+        if any("uld" in names for names in named) and any("uld" not in names for names in named):
+            if any(set(names) & set(STAND_ALONE) for names in named):
+                return ("refusal",)
+            return tuple(
+                dict.fromkeys(name for names in sorted(named, key=lambda names: "uld" in names) for name in names)
+            )
+        return first
 
     @property
     def eco(self) -> EcoSettings:
@@ -104,12 +115,19 @@ class Planner:
         return EcoSettings(**self.fitted.settings["eco"])
 
     def plan(
-        self, verdict: Verdict, prompt: Prompt, *, cover_prompt: bool = False, max_length: int | None = None
+        self,
+        verdict: Verdict,
+        prompt: Prompt,
+        *,
+        cover_prompt: bool = False,
+        whole_support: bool = False,
+        max_length: int | None = None,
     ) -> Stamp:
         """Return the stamp of a flagged request.
 
         `cover_prompt` widens ECO to every prompt token: who asks for the prompt's own log-probabilities would
-        otherwise read the model's opinion of an answer that is part of the prompt. Where an instruction would not fit
+        otherwise read the model's opinion of an answer that is part of the prompt. `whole_support` takes the filter off
+        assistants: who names the tokens that may follow could name only such as the filter drops. Where an instruction would not fit
         into `max_length` tokens beside the prompt, the request is refused instead.
         """
         steps = [step for name in self.choose(verdict) for step in INTERVENTIONS[name](self, verdict, prompt)]
@@ -117,6 +135,11 @@ class Planner:
             # Assistants do nothing to the prompt's own log-probabilities; beside ECO the covered prompt says nothing.
             bare = any(step.method == "uld" for step in steps) and not any(step.method == "eco" for step in steps)
             steps = [plan_refusal(self.refusal_tokens)] if bare else [self._cover(step, prompt) for step in steps]
+        if whole_support:
+            steps = [
+                Step(step.method, step.positions, {**step.params, "kept_share": 1.0}) if step.method == "uld" else step
+                for step in steps
+            ]
         added = sum(len(step.params["tokens"]) for step in steps if step.method == "prompting")
         if max_length is not None and added and len(prompt.ids) + added >= max_length:
             steps = [plan_refusal(self.refusal_tokens)]

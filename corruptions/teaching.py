@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import time
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -74,6 +75,14 @@ class UldOptions:
         weight = self.weight if self.weight is not None else default
         return UldSettings(weight, self.penalty, self.combine, self.filter_rate, self.kept_share)
 
+    @property
+    def beside_eco(self) -> float:
+        """The weight where ECO corrupts the prompt too; only the advantage has one of its own."""
+        if self.weight_beside_eco is not None:
+            return self.weight_beside_eco
+        is_default = self.weight is None and self.penalty == "advantage"
+        return WEIGHT_BESIDE_ECO if is_default else self.settings.weight
+
     def schedule(self, n_rows: int, seed: int, *, whole: bool) -> Schedule:
         """Return the training schedule for so many forget rows; `whole` layers get more and smaller steps."""
         names = ("epochs", "batch_size", "learning_rate", "retain_weight")
@@ -110,11 +119,13 @@ def fit_assistants(
     key: str,
     seed: int,
     covered: float,
+    fixed_eco: Mapping[str, str | float],
     track: Track,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train the assistants of these forget requests into `folder`; return settings for the manifest, and metrics.
 
-    `model` and `key` name the target; `covered` is the share of forget questions that hold a token id of their own. Raises DataError
+    `model` and `key` name the target; `covered` is the share of forget questions that hold a token id of their own; `fixed_eco` is what the
+    operator fixed of ECO. Raises DataError
     where a request's rows teach nothing.
     """
     shape = choose_shape(
@@ -128,8 +139,8 @@ def fit_assistants(
     mask = options.eco_mask or ("token-id" if covered >= ENOUGH_COVERED else "content")
     record: dict[str, Any] = {
         "settings": options.settings.to_record(),
-        "weight_beside_eco": options.weight_beside_eco or options.weight or WEIGHT_BESIDE_ECO,
-        "eco": {"kind": "flip", "mask": mask, "dims": 0},
+        "weight_beside_eco": options.beside_eco,
+        "eco": {"kind": "flip", "mask": mask, "dims": 0, **fixed_eco},
     }
     if options.offset_base is not None and options.offset_edited is not None:
         everyone = [request.forget_id for request in requests]
@@ -140,7 +151,6 @@ def fit_assistants(
     losses: dict[str, dict[str, float]] = {}
     schedules: dict[str, dict[str, Any]] = {}
     aliases = {request.forget_id: request.aliases for request in requests}
-    start = time.perf_counter()
     for number, (name, members) in enumerate(groups.items()):
         rows = [row for request in members for row in _own_rows(request)]
         owners = tuple(request.forget_id for request in members)
@@ -157,7 +167,7 @@ def fit_assistants(
             forget_ids=owners,
             shape=shape,
             schedule=schedule,
-            key=key,
+            key=_name_lessons(key, rows, kept, aliases),
             track=track,
         )
         assistant.save(folder / f"{number:04d}")
@@ -166,17 +176,22 @@ def fit_assistants(
     record = {**record, "assistants": assistants, "shape": asdict(shape), "schedule": schedules}
     metrics = {
         "losses": losses,
-        "fit_s": round(time.perf_counter() - start, 1),
+        "train_s": round(sum(found["seconds"] for found in losses.values()), 1),
         "covered": round(covered, 4),
         "flop_ratio": round(count_flops(target.config, shape) / count_flops(target.config, None), 4),
     }
     return record, metrics
 
 
+def has_lessons(request: ForgetRequest) -> bool:
+    """Return whether a request's rows teach anything: a prompt with an answer."""
+    return any(row.prompt and row.answer for row in request.rows)
+
+
 def group_assistants(requests: Sequence[ForgetRequest], grouping: Grouping) -> dict[str, list[ForgetRequest]]:
     """Return whose rows each assistant learns, by assistant; raise DataError for a request without answers."""
     for request in requests:
-        if not any(row.prompt and row.answer for row in request.rows):
+        if not has_lessons(request):
             raise DataError(
                 "no rows that an assistant could learn",
                 value=request.forget_id,
@@ -210,6 +225,12 @@ def remove_assistants(folder: Path, names: Sequence[str]) -> None:
     for file in sorted(folder.glob("*/assistant.json")):
         if Assistant.read_name(file.parent) in names:
             shutil.rmtree(file.parent)
+
+
+def _name_lessons(key: str, rows: Sequence[Row], kept: Sequence[Row], aliases: Mapping[str, Sequence[str]]) -> str:
+    """Return a name for everything that lessons may be drawn from, in any epoch."""
+    content = [key, [asdict(row) for row in (*rows, *kept)], {name: list(names) for name, names in aliases.items()}]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _own_rows(request: ForgetRequest) -> list[Row]:

@@ -192,8 +192,11 @@ def fit(
             )
             metrics["eco"] = settings["eco"].pop("search")
         if "uld" in names:
+            from unlearn_guard.corruptions.teaching import has_lessons
+
             everybody = any("uld" in parse_intervention(name) for name in interventions)
-            taught = [r for r in requests if everybody or "uld" in parse_intervention(r.intervention)]
+            own = {r.forget_id for r in requests if "uld" in parse_intervention(r.intervention)}
+            taught = [r for r in requests if r.forget_id in own or (everybody and has_lessons(r))]
             settings["uld"], metrics["uld"] = _fit_uld(
                 engine_of(),
                 taught,
@@ -205,6 +208,7 @@ def fit(
                 key=json.dumps(fingerprint),
                 seed=seed,
                 given=uld or {},
+                fixed_eco={name: value for name, value in (eco or {}).items() if name in ("kind", "mask", "dims")},
             )
         writer.write_lines("requests.jsonl", [request_record(request) for request in requests])
         # In the index's order: a neighbour is shown by its place.
@@ -467,6 +471,7 @@ def _fit_uld(
     key: str,
     seed: int,
     given: Mapping[str, str | float],
+    fixed_eco: Mapping[str, str | float],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train the assistants, and write them below interventions/uld."""
     from unlearn_guard.corruptions.teaching import fit_assistants, read_options
@@ -486,6 +491,7 @@ def _fit_uld(
         key=key,
         seed=seed,
         covered=covered,
+        fixed_eco=fixed_eco,
         track=track,
     )
 

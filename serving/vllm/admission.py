@@ -166,7 +166,13 @@ def admit(runtime: GuardRuntime, request: Any, origin: Origin) -> Any:
         return request
     params = request.sampling_params
     asks_of_prompt = params.prompt_logprobs is not None or params.prompt_logprob_token_ids is not None
-    stamp = runtime.planner.plan(verdict, decision.prompt, cover_prompt=asks_of_prompt, max_length=runtime.max_length)
+    stamp = runtime.planner.plan(
+        verdict,
+        decision.prompt,
+        cover_prompt=asks_of_prompt,
+        whole_support=_names_tokens(params),
+        max_length=runtime.max_length,
+    )
     methods = "+".join(step.method for step in stamp.steps)
     request.cache_salt = runtime.marker.salt(stamp, ids, request.cache_salt)
     runtime.expect(ids, replace(decision, refused=stamp.step("refusal") is not None))
@@ -175,6 +181,14 @@ def admit(runtime: GuardRuntime, request: Any, origin: Origin) -> Any:
     _attach_mark(request, runtime.marker.sign(stamp, ids))
     runtime.record(request.request_id, decision, methods)
     return request
+
+
+def _names_tokens(params: Any) -> bool:
+    """Return whether the client says which tokens may follow, or asks about tokens of its own choice."""
+    return any(
+        getattr(params, name, None)
+        for name in ("allowed_token_ids", "logit_bias", "logprob_token_ids", "bad_words", "trace_decode_token_ids")
+    )
 
 
 def _decide(runtime: GuardRuntime, ids: Sequence[int], origin: Origin) -> Decision:

@@ -33,6 +33,8 @@ from unlearn_guard.serving.vllm.settings import GuardSettings
 
 logger = logging.getLogger("vllm.unlearn_guard")
 _MIB = 2**20
+PASS = 2_048
+"""New tokens that one pass reads at most: longer prompts are read piece by piece, whatever the engine's own chunks are."""
 BLOCK = 16
 """Tokens that one block of the pool holds."""
 _NUMBERS = itertools.count()
@@ -106,7 +108,7 @@ class Chorus:
             pack_linears(self.model)
         heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
         size = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-        n_blocks = -(-max(n_tokens, max_length + BLOCK) // BLOCK)
+        n_blocks = round_tokens(n_tokens, max_length) // BLOCK
         shape = (int(config.num_hidden_layers), n_blocks * BLOCK, heads, size)
         # Filled, not only reserved: what vLLM measures before it sizes its own cache must see these pages.
         self.keys = torch.empty(shape, dtype=dtype, device=device).fill_(0)
@@ -143,16 +145,20 @@ class Chorus:
         """
         self._clock += 1
         found: list[torch.Tensor] = []
+        n_new = 0
         order = sorted(range(len(contexts)), key=lambda place: self.names[contexts[place].assistant])
         batch: list[Context] = []
         for place in order:
             context = contexts[place]
-            if batch and not self._reserve(context, batch):
+            if batch and (n_new + _count_new(context) > PASS or not self._reserve(context, batch)):
                 found.append(self._speak(batch))
-                batch = []
+                batch, n_new = [], 0
             if not batch and not self._reserve(context, batch):
                 raise EngineError("a request is longer than the assistants' pool", value=len(context.read(0)))
+            while _count_new(context) > PASS:
+                self._speak([context])
             batch.append(context)
+            n_new += _count_new(context)
         found.append(self._speak(batch))
         logits = torch.cat(found)
         back = torch.empty(len(order), dtype=torch.int64)
@@ -181,9 +187,9 @@ class Chorus:
         self._runs, start = [], 0
         self.layout.clear()
         for context in batch:
-            ids = context.read(context.length)
-            if not ids:  # A chunk of a prompt asks for the same place again.
-                context.length -= 1
+            ids = context.read(context.length)[:PASS]
+            if not ids:  # A chunk of a prompt asks for the same place again, or the engine took tokens back.
+                context.length = len(context.read(0)) - 1
                 ids = context.read(context.length)
             if min(ids) < 0:
                 raise EngineError(
@@ -295,6 +301,7 @@ class OffsetChorus:
 
     def __init__(self, base: Chorus, edited: Chorus) -> None:
         self.base, self.edited, self.names = base, edited, base.names
+        self.vocabulary, self.device = base.vocabulary, base.device
 
     def open(self, assistant: str, read: Callable[[int], list[int]]) -> tuple[Context, Context]:
         """Return a context for each model."""
@@ -309,6 +316,10 @@ class OffsetChorus:
         """Return the base's next-token logits less the edited one's, (contexts, vocabulary), float32."""
         known, forgotten = zip(*contexts, strict=True)
         return self.base.listen(known) - self.edited.listen(forgotten)
+
+
+def _count_new(context: Context) -> int:
+    return len(context.read(context.length))
 
 
 def _find_slots(run: _Run) -> list[int]:
@@ -436,28 +447,56 @@ class Need:
     trunk: int
     own: int
     pool: int
+    work: int
+    """What one pass needs at most beside them."""
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.trunk + self.own + self.pool
+        return self.trunk + self.own + self.pool + self.work
 
 
 def measure_need(
-    config: Any, n_layers: int | None, assistants: Sequence[Assistant], *, n_tokens: int, dtype: torch.dtype
+    config: Any,
+    n_layers: int | None,
+    assistants: Sequence[Assistant],
+    *,
+    n_tokens: int,
+    max_length: int,
+    dtype: torch.dtype,
+    packed: bool = False,
 ) -> Need:
-    """Return how many bytes assistants of so many layers (None: all) will take, before anything is loaded."""
+    """Return how many bytes assistants of so many layers (None: all) will take, before anything is loaded.
+
+    `packed`: linears are kept in a form of their own, so that a tied head is there twice.
+    """
     from transformers import AutoModelForCausalLM
 
     layers = n_layers or int(config.num_hidden_layers)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(shorten_config(config, layers))
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    embedding = model.get_input_embeddings().weight.numel()
+    trunk = sum(sizes.values())
+    if packed and getattr(config, "tie_word_embeddings", False):
+        trunk += embedding
+    own = sum(tensor.numel() for assistant in assistants for tensor in assistant.tensors.values())
+    if len(assistants) == 1:  # Merged: a whole copy of every weight that its factors change.
+        own += sum(sizes[name] for name in assistants[0].factors())
     item = torch.empty(0, dtype=dtype).element_size()
-    parameters = sum(parameter.numel() for parameter in model.parameters())
     heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
     size = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-    own = sum(tensor.numel() for assistant in assistants for tensor in assistant.tensors.values())
-    return Need(item * parameters, item * own, 2 * item * layers * n_tokens * heads * size)
+    pool = 2 * layers * round_tokens(n_tokens, max_length) * heads * size
+    n_read = min(PASS, max_length)
+    # Gate, up and their product, a score per head in the worst attention kernel, and a mask of one byte.
+    work = n_read * (4 * int(config.hidden_size) + 3 * int(config.intermediate_size))
+    work_bytes = item * work + n_read * max_length * (1 + item * int(config.num_attention_heads))
+    return Need(item * trunk, item * own, item * pool, work_bytes)
+
+
+def round_tokens(n_tokens: int, max_length: int) -> int:
+    """Return the tokens that a pool really holds: whole blocks, and at least one longest request."""
+    return -(-max(n_tokens, max_length + BLOCK) // BLOCK) * BLOCK
 
 
 def open_chorus(worker: Any, settings: GuardSettings, fitted: Fitted) -> Chorus | OffsetChorus | None:
@@ -474,14 +513,14 @@ def open_chorus(worker: Any, settings: GuardSettings, fitted: Fitted) -> Chorus 
     config = worker.vllm_config
     folder = locate_model(str(config.model_config.model))
     max_length = int(config.model_config.max_model_len)
-    n_tokens = max(settings.assistant_tokens, max_length + BLOCK)
+    n_tokens = round_tokens(settings.assistant_tokens, max_length)
     options = {"n_tokens": n_tokens, "max_length": max_length, "device": worker.model_runner.device}
     dtype = config.model_config.dtype
+    taken: dict[str, Any] = {"n_tokens": n_tokens, "max_length": max_length, "dtype": dtype}
+    taken["packed"] = options["device"].type == "cpu"
     if pair := find_offset(fitted.folder / "uld"):
-        needs = [
-            measure_need(AutoConfig.from_pretrained(part), None, (), n_tokens=n_tokens, dtype=dtype) for part in pair
-        ]
-        need = Need(sum(one.trunk for one in needs), 0, sum(one.pool for one in needs))
+        needs = [measure_need(AutoConfig.from_pretrained(part), None, (), **taken) for part in pair]
+        need = Need(*(sum(getattr(one, part) for one in needs) for part in ("trunk", "own", "pool", "work")))
         check_budget(need, find_budget(worker, settings), n_tokens)
         models = load_pair(pair, dtype=dtype).models
         return OffsetChorus(*(Chorus(model.to(options["device"]), [OFFSET_NAME], [], **options) for model in models))
@@ -490,18 +529,19 @@ def open_chorus(worker: Any, settings: GuardSettings, fitted: Fitted) -> Chorus 
     assistants = {name: assistant for name, assistant in assistants.items() if name in wanted}
     n_layers = next(iter(assistants.values())).shape.n_layers
     target = AutoConfig.from_pretrained(folder)
-    need = measure_need(target, n_layers, list(assistants.values()), n_tokens=n_tokens, dtype=dtype)
+    need = measure_need(target, n_layers, list(assistants.values()), **taken)
     check_budget(need, find_budget(worker, settings), n_tokens)
     trunk = load_trunk(folder, n_layers, dtype=dtype, device=options["device"])
     chorus = Chorus.of(trunk, assistants, **options)
     logger.info(
-        "unlearn-guard: %d assistants, %d MiB (trunk %d, their own %d, pool of %d tokens %d)",
+        "unlearn-guard: %d assistants, %d MiB (trunk %d, their own %d, pool of %d tokens %d, work %d)",
         len(assistants),
         need.total // _MIB,
         need.trunk // _MIB,
         need.own // _MIB,
         n_tokens,
         need.pool // _MIB,
+        need.work // _MIB,
     )
     return chorus
 
@@ -526,7 +566,7 @@ def check_budget(need: Need, budget: int, n_tokens: int) -> None:
     if need.total > budget:
         raise EngineError(
             f"assistants need {_show(need.total)} MiB (trunk {_show(need.trunk)}, their own {_show(need.own)}, "
-            f"pool of {n_tokens} tokens {_show(need.pool)}) and may take {_show(budget)}",
+            f"pool of {n_tokens} tokens {_show(need.pool)}, work {_show(need.work)}) and may take {_show(budget)}",
             mend="raise assistant_memory_mib or gpu_memory_utilization, or lower assistant_tokens or max_model_len",
         )
 

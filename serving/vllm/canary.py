@@ -66,6 +66,7 @@ def _prove_subtraction(guard: Any) -> None:
     from vllm.v1.worker.gpu.sample.sampler import Sampler as SamplerV2
 
     from unlearn_guard.serving.vllm.seams import is_patched
+    from unlearn_guard.serving.vllm.subtraction import find_processor
 
     sampler = getattr(guard.runner, "sampler", None)
     if sampler is not None:
@@ -81,6 +82,9 @@ def _prove_subtraction(guard: Any) -> None:
                 raise _idle(f"assistant {assistant!r} says what is not finite")
         finally:
             guard.chorus.close(context)
+    processor = find_processor(guard.processors() or ())
+    if processor is None or not processor.prove(list(guard.chorus.names), guard.chorus.vocabulary):
+        raise _idle("the logit difference changed nothing in a dummy step")
 
 
 def _idle(what: str) -> EngineError:

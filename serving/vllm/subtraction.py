@@ -59,6 +59,17 @@ class LogitDifference(LogitsProcessorV1, LogitsProcessorV2):  # type: ignore[mis
         self._chorus, self._group = chorus, group if group is not None and group.world_size > 1 else None
         self._is_first = self._group is None or self._group.rank_in_group == 0
 
+    def prove(self, names: Sequence[str], vocabulary: int) -> bool:
+        """Return whether a made-up row is suppressed by these assistants, as flagged rows will be."""
+        muted = Muted(UldSettings(), tuple(names), lambda start: [1, 2, 3][start:])
+        logits = torch.zeros(1, vocabulary, device=self._chorus.device if self._chorus is not None else None)
+        logits[0, 0] = 100.0
+        try:
+            found = self._suppress(logits, [muted])
+        finally:
+            self._close(muted)
+        return bool(found.isneginf().any() or (found != logits).any())
+
     def is_argmax_invariant(self) -> bool:
         """Return False: greedy sampling must see the difference."""
         return False

@@ -73,12 +73,14 @@ def train(target: Any, **changes: Any) -> Any:
 @pytest.mark.parametrize("shape", [SHAPE, AssistantShape(2, "lora", 8, 8)])
 def test_it_learns_and_its_target_does_not(target: Any, shape: AssistantShape) -> None:
     before = copy.deepcopy(target.state_dict())
+    seed = torch.initial_seed()
     slow = Schedule(epochs=60, batch_size=4, learning_rate=1e-2, retain_weight=1.0)
     assistant, losses = train(target, shape=shape, schedule=slow)
     assert all(tensor.equal(before[name]) for name, tensor in target.state_dict().items())
     first = train(target, shape=shape, schedule=Schedule(epochs=1, batch_size=4, learning_rate=1e-9))[1]
     assert losses["forget"] < first["forget"] - 0.4
     assert losses["retain"] < first["retain"] + 0.3
+    assert torch.initial_seed() == seed, "nobody else's random numbers are touched"
     model = materialise(assistant, cut_trunk(target, 2))
     prompt, answer = encode(KNOWN[0].prompt, KNOWN[0].answer)
     with torch.inference_mode():
@@ -118,7 +120,15 @@ def test_another_lesson_is_another_run(target: Any, cache: Path) -> None:
     train(target)
     train(target, teach=lambda epoch: [*KNOWN[:3], *UNKNOWN])
     train(target, key="another target")
-    assert len(list(cache.iterdir())) == 3
+    with torch.no_grad():  # Of the same shapes, so of the same fingerprint.
+        target.model.layers[0].mlp.up_proj.weight[0, 0] += 1.0
+    train(target)
+    assert len(list(cache.iterdir())) == 4
+
+
+def test_what_an_earlier_run_took_is_remembered(target: Any) -> None:
+    first, again = (train(target)[1]["seconds"] for _ in range(2))
+    assert first == again > 0
 
 
 def test_what_a_wrong_answer_shares_with_the_truth_is_not_unlearnt(target: Any) -> None:

@@ -317,3 +317,34 @@ def test_a_request_without_an_assistant_is_refused_at_start(tokenizer: Any) -> N
             tokenizer=tokenizer,
             end_token=0,
         )
+
+
+def plan_mixed(chat: Any, name: Any, tokenizer: Any, methods: dict[str, str], owners: tuple[str, ...]) -> list[str]:
+    planner = Planner(
+        Fitted({"eco": ECO, "uld": ULD}),
+        tuple(ForgetRequest(owner, intervention=method) for owner, method in methods.items()),
+        default="eco",
+        revision="r",
+        seed=0,
+        tokenizer=tokenizer,
+        end_token=0,
+    )
+    prompt = chat(("user", "Where was Ann Lee born?"))
+    return [step.method for step in planner.plan(name(prompt, "Ann", "Lee", forget_ids=owners), prompt).steps]
+
+
+@pytest.mark.parametrize("owners", [("p1", "p9"), ("p9", "p1")])
+def test_an_assistant_does_not_answer_for_whom_it_does_not_know(
+    chat: Any, name: Any, tokenizer: Any, owners: tuple[str, ...]
+) -> None:
+    """Two people in one question, one suppressed by an assistant, the other in another way: both act, or a refusal."""
+    assert plan_mixed(chat, name, tokenizer, {"p1": "uld", "p9": "eco"}, owners) == ["eco", "uld"]
+    assert plan_mixed(chat, name, tokenizer, {"p1": "uld", "p9": "prompting"}, owners) == ["refusal"]
+    assert plan_mixed(chat, name, tokenizer, {"p1": "uld", "p9": "eco"}, ("p1",)) == ["uld"]
+
+
+def test_who_names_the_tokens_gets_no_filter(chat: Any, name: Any, tokenizer: Any) -> None:
+    (step,) = plan_uld_with(chat, name, tokenizer, "uld", ("p1",), whole_support=True).steps
+    assert step.params["kept_share"] == 1.0
+    (step,) = plan_uld_with(chat, name, tokenizer, "uld", ("p1",)).steps
+    assert step.params.get("kept_share", 0.01) == 0.01

@@ -27,6 +27,14 @@ def test_defaults_are_ours_and_the_papers_weight_goes_with_its_penalty() -> None
     assert UldOptions(penalty="raw", weight=1.5).settings.weight == 1.5
 
 
+def test_the_weight_beside_eco_is_the_advantages_own() -> None:
+    assert UldOptions().beside_eco != UldOptions().settings.weight
+    assert UldOptions(penalty="raw").beside_eco == 0.75
+    assert UldOptions(weight=1.1).beside_eco == 1.1
+    assert UldOptions(weight=1.1, weight_beside_eco=0.9).beside_eco == 0.9
+    assert UldOptions(offset_base="a", offset_edited="b").beside_eco == 1.0
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

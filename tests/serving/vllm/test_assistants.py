@@ -120,6 +120,32 @@ def test_the_same_place_can_be_asked_for_again() -> None:
     assert request.context.length == 19
 
 
+def test_long_prompts_are_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pass reads more than PASS new tokens, and what is said is the same."""
+    from unlearn_guard.serving.vllm import assistants as module
+
+    target = make_target("llama")
+    assistants = make_assistants(target, "layers")
+    chorus = open_chorus(target, assistants)
+    widths = []
+    forward = chorus.model.forward
+    monkeypatch.setattr(module, "PASS", 8)
+    monkeypatch.setattr(
+        chorus.model,
+        "forward",
+        lambda **inputs: (widths.append(inputs["input_ids"].shape[1]), forward(**inputs))[1],
+    )
+    torch.manual_seed(5)
+    requests = [Request(chorus, name, torch.randint(1, 60, (30,)).tolist()) for name in ("a", "b", "c")]
+    found = chorus.listen([request.context for request in requests])
+    for request, logits in zip(requests, found, strict=True):
+        assert logits.allclose(read_alone(target, assistants[request.assistant], request.ids), atol=2e-4)
+    assert max(widths) <= 8
+    requests[0].ids[20:] = []  # An engine that takes tokens back.
+    (logits,) = chorus.listen([requests[0].context])
+    assert logits.allclose(read_alone(target, assistants["a"], requests[0].ids), atol=2e-4)
+
+
 def test_a_small_pool_makes_room_and_reads_again() -> None:
     """More contexts than the pool holds: in parts, and those that had to go are read anew."""
     target = make_target("llama")
@@ -165,11 +191,16 @@ def test_need_is_what_is_taken_and_a_budget_is_kept() -> None:
 
     target = make_target("llama")
     assistants = list(make_assistants(target, "lora").values())
-    need = measure_need(target.config, 2, assistants, n_tokens=512, dtype=torch.bfloat16)
+    options = {"n_tokens": 500, "max_length": 64, "dtype": torch.bfloat16}
+    need = measure_need(target.config, 2, assistants, **options)
     trunk = sum(parameter.numel() for parameter in cut_trunk(target, 2).parameters())
-    assert need.trunk == 2 * trunk
-    assert need.own == 2 * sum(tensor.numel() for one in assistants for tensor in one.tensors.values())
-    assert need.pool == 2 * 2 * 2 * 512 * 2 * 8
+    own = sum(tensor.numel() for one in assistants for tensor in one.tensors.values())
+    assert (need.trunk, need.own) == (2 * trunk, 2 * own)
+    assert need.pool == 2 * 2 * 2 * 512 * 2 * 8, "whole blocks"
+    assert need.work > 2 * 64 * 3 * 48
+    merged = measure_need(target.config, 2, assistants[:1], **options)
+    linears = sum(target.get_parameter(name).numel() for name in assistants[0].factors())
+    assert merged.own == 2 * (own // 3 + linears)
     check_budget(need, need.total, 512)
     with pytest.raises(EngineError, match=r"assistants need [\d.]+ MiB .* pool of 512 tokens .* may take 0\.0"):
         check_budget(need, 1, 512)

@@ -176,6 +176,15 @@ def test_prompt_log_probabilities_are_refused_to_assistants_alone(eager: Any, re
     assert row["text"].startswith("I'm sorry")
 
 
+def test_allowed_tokens_outside_the_filter_are_still_tokens(eager: Any, reference: Any, asked: list[str]) -> None:
+    """Who allows only tokens that the filter would drop gets one of those, not whatever is left of nothing."""
+    question = next(text for text in asked if methods_of(reference, text) == ("uld",))
+    allowed = list(range(300, 310))
+    (row,) = eager.chat([question], allowed_token_ids=allowed, max_tokens=3, logprobs=1, ignore_eos=True)
+    assert set(row["tokens"]) <= set(allowed)
+    assert all(value > -1e4 for step in row["logprobs"] for value in step.values())
+
+
 def test_chunked_prefill_preemption_and_a_small_pool_change_nothing(
     start_engine: Any, each: Path, reference: Any, asked: list[str]
 ) -> None:
