@@ -398,3 +398,16 @@ def test_a_disguised_name_is_a_hit_of_the_watch_as_of_the_whole_answer(
     safe = stream(watch, answer, [4])
     assert watch.hit is not None
     assert max(safe) <= answer.index(spelt) + (8 if how == "spaced" else 0)  # Letters that might be anything.
+
+
+def test_what_does_not_stream_is_judged_whatever_a_look_at_its_words_says(
+    bundle: Path, world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The look at single words spares streams a judgement; an answer that leaves at once needs no such saving."""
+    guard = Guard.load(bundle)
+    monkeypatch.setattr(guard.classifier, "glance", lambda text, before="": 0.0)
+    given = "List common mistakes in bread baking."
+    (verdict,) = guard.screen([given])
+    watch = AnswerWatch(guard, [given], verdict, streams=False)
+    watch.update(f"It was {world.sets['forget.given'][0].name} who did it.", finished=True)
+    assert watch.hit is not None
