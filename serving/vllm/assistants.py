@@ -7,6 +7,7 @@ between them work on their own part of the run.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -117,8 +118,11 @@ class Chorus:
         self._contexts: list[Context] = []
         self._clock = 0
         self._runs: list[_Run] = []
-        self._slots = self._steps = torch.empty(0, dtype=torch.int64)
+        self._slots = torch.empty(0, dtype=torch.int64)
         self._decoding: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+        self._prefills: list[tuple[slice, torch.Tensor, torch.Tensor]] = []
+        self._seen: dict[int | None, list[torch.Tensor]] = {}
+        """What may be seen, by sliding window: one mask for the runs of one token, then one for each longer run."""
         self._name = f"unlearn_guard_{next(_NUMBERS)}"
         _register_attention(self._name, self._attend)
         self.model.config._attn_implementation = self._name
@@ -204,9 +208,9 @@ class Chorus:
             self._runs.append(run)
             start = run.stop
         ids = [token for run in self._runs for token in run.ids]
-        positions = [run.context.length + step for run in self._runs for step in range(len(run.ids))]
-        self._slots = self._send([slot for run in self._runs for slot in _find_slots(run)])
-        self._plan_decoding()
+        positions = [place for run in self._runs for place in _find_places(run)]
+        self._slots = self._send([slot for run in self._runs for slot in _find_slots(run, run.context.length)])
+        self._plan_attention()
         last = self._send([run.stop - 1 for run in self._runs])
         logits = self.model(
             input_ids=self._send([ids]),
@@ -218,22 +222,39 @@ class Chorus:
             run.context.length += len(run.ids)
         return logits.float()
 
-    def _plan_decoding(self) -> None:
-        """Lay out the runs of one token: they share one attention call over padded tables of slots."""
+    def _plan_attention(self) -> None:
+        """Lay out a pass once for all layers: the runs of one token share one call, each longer run has its own."""
+        self._seen = {}
+        self._prefills = [
+            (slice(run.start, run.stop), self._send(_find_slots(run, 0)), self._send(_find_places(run)))
+            for run in self._runs
+            if len(run.ids) > 1
+        ]
         single = [run for run in self._runs if len(run.ids) == 1]
         self._decoding = None
-        if not single:
-            return
-        longest = max(run.context.length + 1 for run in single)
-        table = torch.zeros((len(single), longest), dtype=torch.int64)
-        lengths = torch.tensor([run.context.length + 1 for run in single])
-        offsets = torch.arange(longest)
-        for row, run in enumerate(single):
-            blocks = torch.tensor(run.context.blocks)
-            n = int(lengths[row])
-            table[row, :n] = blocks[offsets[:n] // BLOCK] * BLOCK + offsets[:n] % BLOCK
-        rows = torch.tensor([run.start for run in single])
-        self._decoding = (rows.to(self.device), table.to(self.device), lengths.to(self.device))
+        if single:
+            longest = max(run.context.length + 1 for run in single)
+            table = torch.zeros((len(single), longest), dtype=torch.int64)
+            for row, run in enumerate(single):
+                slots = _find_slots(run, 0)
+                table[row, : len(slots)] = torch.tensor(slots)
+            self._decoding = (
+                self._send([run.start for run in single]),
+                table.to(self.device),
+                self._send([run.context.length for run in single]),
+            )
+
+    def _find_seen(self, window: int | None) -> list[torch.Tensor]:
+        """Return the masks of this pass for a sliding window, made at the first layer that has it."""
+        if window not in self._seen:
+            decoding = [] if self._decoding is None else [(self._decoding[2], self._decoding[1].shape[1])]
+            runs = decoding + [(own, len(slots)) for _, slots, own in self._prefills]
+            masks = []
+            for own, n_places in runs:
+                places, last = torch.arange(n_places, device=self.device), own[:, None]
+                masks.append((places <= last) & (places > last - window) if window else places <= last)
+            self._seen[window] = masks
+        return self._seen[window]
 
     def _attend(
         self,
@@ -255,45 +276,29 @@ class Chorus:
         values[self._slots] = value[0].transpose(0, 1)
         grouped = query.shape[1] != key.shape[1]
         output = torch.empty_like(query[0].transpose(0, 1))
-        attend = torch.nn.functional.scaled_dot_product_attention
+        seen = iter(self._find_seen(sliding_window or None))
+        attend = functools.partial(torch.nn.functional.scaled_dot_product_attention, scale=scaling, enable_gqa=grouped)
         if self._decoding is not None:
-            rows, table, lengths = self._decoding
-            places = torch.arange(table.shape[1], device=self.device)
-            seen = places < lengths[:, None]
-            if sliding_window:
-                seen &= places >= lengths[:, None] - sliding_window
+            rows, table, _ = self._decoding
             found = attend(
                 query[0][:, rows].transpose(0, 1).unsqueeze(2),
                 keys[table].transpose(1, 2),
                 values[table].transpose(1, 2),
-                attn_mask=seen[:, None, None],
-                scale=scaling,
-                enable_gqa=grouped,
+                attn_mask=next(seen)[:, None, None],
             )
             output[rows] = found.squeeze(2)
-        for run in self._runs:
-            if len(run.ids) == 1:
-                continue
-            total = run.context.length + len(run.ids)
-            slots = self._send([run.context.blocks[place // BLOCK] * BLOCK + place % BLOCK for place in range(total)])
-            own = torch.arange(run.context.length, total, device=self.device)[:, None]
-            places = torch.arange(total, device=self.device)
-            seen = places <= own
-            if sliding_window:
-                seen &= places > own - sliding_window
+        for part, slots, _ in self._prefills:
             found = attend(
-                query[:, :, run.start : run.stop],
+                query[:, :, part],
                 keys[slots].transpose(0, 1).unsqueeze(0),
                 values[slots].transpose(0, 1).unsqueeze(0),
-                attn_mask=seen,
-                scale=scaling,
-                enable_gqa=grouped,
+                attn_mask=next(seen),
             )
-            output[run.start : run.stop] = found[0].transpose(0, 1)
+            output[part] = found[0].transpose(0, 1)
         return output.unsqueeze(0), None
 
     def _send(self, values: Any) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.int64).to(self.device, non_blocking=True)
+        return torch.tensor(list(values), dtype=torch.int64).to(self.device, non_blocking=True)
 
 
 class OffsetChorus:
@@ -322,9 +327,15 @@ def _count_new(context: Context) -> int:
     return len(context.read(context.length))
 
 
-def _find_slots(run: _Run) -> list[int]:
-    places = range(run.context.length, run.context.length + len(run.ids))
-    return [run.context.blocks[place // BLOCK] * BLOCK + place % BLOCK for place in places]
+def _find_places(run: _Run) -> range:
+    """Return the positions of a run's new tokens in its request."""
+    return range(run.context.length, run.context.length + len(run.ids))
+
+
+def _find_slots(run: _Run, first: int) -> list[int]:
+    """Return where the pool holds a run's context, from a position to the run's end."""
+    blocks = run.context.blocks
+    return [blocks[place // BLOCK] * BLOCK + place % BLOCK for place in range(first, _find_places(run).stop)]
 
 
 def _register_attention(name: str, function: Callable[..., Any]) -> None:
