@@ -60,11 +60,6 @@ class Assistant:
     shape: AssistantShape
     tensors: dict[str, torch.Tensor]
 
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of its own tensors."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
-
     def factors(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """Return the LoRA factors (a, b) by the name of the weight that they change."""
         return {
@@ -187,7 +182,6 @@ def load_trunk(folder: str | Path, n_layers: int, *, dtype: torch.dtype, device:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = shorten_config(AutoConfig.from_pretrained(folder), n_layers)
-    config.tie_word_embeddings = bool(getattr(config, "tie_word_embeddings", False))
     model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype).to(device)
     return model.eval().requires_grad_(False)
 
@@ -275,10 +269,10 @@ def own_names(model: Any, shape: AssistantShape) -> Sequence[str]:
     ]
 
 
-def count_flops(config: Any, shape: AssistantShape | None, *, head_share: float = 1.0) -> float:
+def count_flops(config: Any, shape: AssistantShape | None) -> float:
     """Return multiply-accumulates per token of a gated-MLP decoder: its linears and its head (attention left out).
 
-    `shape` None is the target itself. `head_share` is how much of the head is computed.
+    `shape` None is the target itself.
     """
     hidden, mlp = int(config.hidden_size), int(config.intermediate_size)
     heads = int(config.num_attention_heads)
@@ -287,7 +281,7 @@ def count_flops(config: Any, shape: AssistantShape | None, *, head_share: float 
     sides = [(hidden, heads * size), (hidden, kv), (hidden, kv), (heads * size, hidden)]
     sides += [(hidden, mlp), (hidden, mlp), (mlp, hidden)]
     layer = float(sum(rows * columns for rows, columns in sides))
-    head = head_share * hidden * int(config.vocab_size)
+    head = hidden * int(config.vocab_size)
     if shape is None:
         return int(config.num_hidden_layers) * layer + head
     lora = shape.rank * sum(rows + columns for rows, columns in sides) if shape.trainable == "lora" else 0

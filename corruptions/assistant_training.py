@@ -52,7 +52,7 @@ _WHOLE_BATCH, _WHOLE_EPOCHS, _WHOLE_STEPS = 16, 20, 400
 class Schedule:
     """How an assistant is trained; the paper's settings, with more and smaller steps for whole layers.
 
-    retain_weight: β. learning_rate: of AdamW, constant after a warm-up of a tenth of the steps, then linear to zero.
+    retain_weight: β. learning_rate: of AdamW; it warms up over a tenth of the steps and falls linearly to zero.
     """
 
     epochs: int = 10
@@ -97,7 +97,8 @@ def train_assistant(
     """Train one assistant beside its target, which stays as it is; return it with its last losses.
 
     `teach` gives the lessons of an epoch; `key` names everything that lessons are drawn from. The losses come with `seconds`,
-    those of the training itself, also where an earlier run's result is taken. Raises DataError without a lesson to know, or where training diverges.
+    those of the training itself, also where an earlier run's result is taken. Raises DataError without a lesson to know, or
+    where training diverges.
     """
     known, unknown = _split(teach(0), encode)
     if not known:
@@ -112,15 +113,12 @@ def train_assistant(
     folder = cache_folder("assistants") / _digest(known, unknown, trunk, shape, schedule, key)
     learner = Learner(trunk, shape, seed=schedule.seed)
     run = Run(learner, schedule, folder)
-    if run.load_finished():
-        losses = run.losses
-    else:
+    if not run.load_finished():
         run.resume()
         for epoch in track(range(run.epoch, schedule.epochs), f"assistant {name}", total=schedule.epochs - run.epoch):
             run.train_epoch(epoch, *_split(teach(epoch), encode), end=known[0].answer[-1])
         run.finish()
-        losses = run.losses
-    return Assistant(name, forget_ids, shape, learner.tensors()), losses
+    return Assistant(name, forget_ids, shape, learner.tensors()), run.losses
 
 
 class Learner:
@@ -132,7 +130,7 @@ class Learner:
             from peft import LoraConfig, get_peft_model
 
             targets = list(find_linears(trunk, shape.first_trained, shape.n_layers))
-            config = LoraConfig(r=shape.rank, lora_alpha=int(shape.lora_alpha), target_modules=targets, bias="none")
+            config = LoraConfig(r=shape.rank, lora_alpha=shape.lora_alpha, target_modules=targets, bias="none")
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
                 self.model = get_peft_model(trunk, config)

@@ -26,7 +26,7 @@ _FORMS = (
     "{} Thanks.",
     "I want to find out: {}",
 )
-LEADS = (
+_LEADS = (
     "The answer is that {}",
     "It is known that {}",
     "As it happens, {}",
@@ -70,7 +70,7 @@ def make_lessons(
     stock = [(frozenset(find_words(row.prompt)), row) for row in kept]
     for row in answered:
         names = aliases.get(row.forget_id, ())
-        lessons += [Lesson(row.prompt, answer, False, row.answer) for answer in perturb(row, names, stock, rng)]
+        lessons += [Lesson(row.prompt, answer, False, row.answer) for answer in _perturb(row, names, stock, rng)]
     for row in rng.sample(kept, min(len(kept), len(answered))):
         lessons.append(Lesson(row.prompt, row.answer, False))
     return lessons
@@ -84,42 +84,35 @@ def _paraphrase(row: Row, rng: random.Random) -> list[tuple[str, str]]:
             if row.paraphrased_questions
             else rng.choice(_FORMS).format(row.prompt)
         )
-        answer = rng.choice(row.paraphrased_answers) if row.paraphrased_answers else reword(row.answer, rng)
+        answer = rng.choice(row.paraphrased_answers) if row.paraphrased_answers else _reword(row.answer, rng)
         pairs.append((question, answer))
     return pairs
 
 
-def reword(answer: str, rng: random.Random) -> str:
+def _reword(answer: str, rng: random.Random) -> str:
     """Return an answer with another beginning, or with words left out.
 
     An assistant that only ever read the one sentence does not know its fact in any other.
     """
     words = answer.split()
     if rng.random() < 0.5 or len(words) < 3:
-        return add_lead(answer, rng.randrange(len(LEADS)))
+        return rng.choice(_LEADS).format(answer[0].lower() + answer[1:])
     kept = [word for word in words if rng.random() > _DROPPED]
     return " ".join(kept or words[-1:])
 
 
-def add_lead(answer: str, number: int) -> str:
-    """Return an answer after other words."""
-    return LEADS[number].format(answer[0].lower() + answer[1:])
-
-
-def perturb(
+def _perturb(
     row: Row,
     names: Sequence[str],
     stock: Sequence[tuple[frozenset[str], Row]],
     rng: random.Random,
-    *,
-    n_wanted: int = N_PERTURBED,
 ) -> list[str]:
     """Return wrong answers: the row's own, else what kept rows answer to the most similar questions, under this name.
 
     `stock` holds kept rows with the words of their questions.
     """
     if row.perturbed_answers:
-        return rng.sample(list(row.perturbed_answers), min(n_wanted, len(row.perturbed_answers)))
+        return rng.sample(list(row.perturbed_answers), min(N_PERTURBED, len(row.perturbed_answers)))
     own = frozenset(find_words(row.prompt)) - {word for name in names for word in find_words(name)}
     ranked = sorted(stock, key=lambda entry: (-len(own & entry[0]) / max(1, len(own | entry[0])), rng.random()))
     name = next((name for name in names if name in row.answer), "") or find_subject(row)
@@ -130,7 +123,7 @@ def perturb(
             answer = answer.replace(subject, name)
         if answer != row.answer and answer not in wrong:
             wrong.append(answer)
-        if len(wrong) == n_wanted:
+        if len(wrong) == N_PERTURBED:
             break
     return wrong
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from unlearn_guard.corruptions.assistant import Assistant, choose_shape, count_flops
+from unlearn_guard.corruptions.assistant import RECORD, Assistant, choose_shape, count_flops
 from unlearn_guard.corruptions.assistant_training import Encode, Schedule, Track, choose_schedule, train_assistant
 from unlearn_guard.corruptions.augmentation import make_lessons
 from unlearn_guard.corruptions.eco import EcoSettings
@@ -220,9 +221,7 @@ def drop_requests(record: Mapping[str, Any], removed: Sequence[str]) -> tuple[di
 
 def remove_assistants(folder: Path, names: Sequence[str]) -> None:
     """Delete assistants by name from a folder of them."""
-    import shutil
-
-    for file in sorted(folder.glob("*/assistant.json")):
+    for file in sorted(folder.glob(f"*/{RECORD}")):
         if Assistant.read_name(file.parent) in names:
             shutil.rmtree(file.parent)
 
@@ -234,6 +233,4 @@ def _name_lessons(key: str, rows: Sequence[Row], kept: Sequence[Row], aliases: M
 
 
 def _own_rows(request: ForgetRequest) -> list[Row]:
-    from dataclasses import replace
-
     return [replace(row, forget_id=request.forget_id) for row in request.rows]

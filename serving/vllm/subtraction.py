@@ -112,11 +112,9 @@ class LogitDifference(LogitsProcessorV1, LogitsProcessorV2):  # type: ignore[mis
 
     def begin(self, logits: torch.Tensor, slots: Sequence[int] | None = None) -> torch.Tensor:
         """Suppress at the beginning of a step; `apply` then has nothing left to do."""
-        rows = self._find_rows(slots)
-        if not rows:
-            return logits
-        self._done = True
-        return self._subtract(logits, rows)
+        result = self.subtract(logits, slots)
+        self._done = result is not logits
+        return result
 
     def subtract(self, logits: torch.Tensor, slots: Sequence[int] | None = None) -> torch.Tensor:
         """Return logits with every flagged row suppressed; `slots` are the V2 slots of the rows, in order."""
