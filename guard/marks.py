@@ -45,6 +45,12 @@ def hash_prompt(token_ids: Sequence[int]) -> bytes:
     return hashlib.sha256(array("q", token_ids).tobytes()).digest()
 
 
+def read_stamp(params: Any) -> Stamp | None:
+    """Return the stamp that admitted sampling parameters carry, None where they are clean, unmarked, or there are none."""
+    mark = (params.extra_args or {}).get(MARK_KEY) if params is not None else None
+    return None if mark is None or mark["body"] == CLEAN else Stamp.from_record(mark["body"])
+
+
 class Marker:
     """Sign, check and salt with keys derived from the secret; the keys differ by purpose."""
 

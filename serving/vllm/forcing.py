@@ -10,7 +10,7 @@ from vllm.v1.sample.logits_processor.interface import BatchUpdate, MoveDirection
 from vllm.v1.sample.logits_processor.interface import LogitsProcessor as LogitsProcessorV1
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as LogitsProcessorV2
 
-from unlearn_guard.guard.marks import CLEAN, MARK_KEY
+from unlearn_guard.guard.marks import read_stamp
 from unlearn_guard.serving.vllm.seams import require_patches
 from unlearn_guard.serving.vllm.settings import settings_of
 
@@ -93,10 +93,8 @@ def _force(logits: torch.Tensor, row: int, token: int) -> None:
 
 
 def _read_forced(params: Any) -> tuple[list[int], int] | None:
-    mark = (params.extra_args or {}).get(MARK_KEY) if params is not None else None
-    if mark is None or mark["body"] == CLEAN:
+    stamp = read_stamp(params)
+    step = stamp.step("refusal") if stamp is not None else None
+    if stamp is None or step is None:
         return None
-    for step in mark["body"]["steps"]:
-        if step["method"] == "refusal":
-            return [int(token) for token in step["params"]["tokens"]], int(mark["body"]["prompt_length"])
-    return None
+    return [int(token) for token in step.params["tokens"]], stamp.prompt_length

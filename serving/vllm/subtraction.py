@@ -19,8 +19,7 @@ from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor
 
 from unlearn_guard.corruptions.uld import UldSettings, measure_penalty, read_settings, suppress
 from unlearn_guard.guard.errors import EngineError
-from unlearn_guard.guard.marks import CLEAN, MARK_KEY
-from unlearn_guard.guard.stamp import Stamp
+from unlearn_guard.guard.marks import read_stamp
 from unlearn_guard.serving.vllm.assistants import Chorus, OffsetChorus
 from unlearn_guard.serving.vllm.seams import patch, require_patches
 from unlearn_guard.serving.vllm.settings import settings_of
@@ -209,10 +208,8 @@ def find_processor(processors: Sequence[Any]) -> LogitDifference | None:
 
 
 def _read_step(params: Any) -> tuple[UldSettings, tuple[str, ...]] | None:
-    mark = (params.extra_args or {}).get(MARK_KEY) if params is not None else None
-    if mark is None or mark["body"] == CLEAN:
-        return None
-    step = Stamp.from_record(mark["body"]).step("uld")
+    stamp = read_stamp(params)
+    step = stamp.step("uld") if stamp is not None else None
     return read_settings(step) if step is not None else None
 
 

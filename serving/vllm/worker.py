@@ -16,8 +16,7 @@ from unlearn_guard.corruptions.embedding import EmbeddingEdit
 from unlearn_guard.corruptions.planning import Fitted, uses_assistants
 from unlearn_guard.guard.bundle import Bundle
 from unlearn_guard.guard.errors import EngineError
-from unlearn_guard.guard.marks import CLEAN, MARK_KEY
-from unlearn_guard.guard.stamp import Stamp
+from unlearn_guard.guard.marks import read_stamp
 from unlearn_guard.serving.vllm.assistants import Chorus, OffsetChorus, open_chorus
 from unlearn_guard.serving.vllm.seams import patch
 from unlearn_guard.serving.vllm.settings import GuardSettings, settings_of
@@ -154,10 +153,9 @@ class WorkerGuard:
             self.plans.pop(request_id, None)
         for new in scheduler_output.scheduled_new_reqs:
             self.plans.pop(new.req_id, None)  # An id that comes again is another request.
-            params = new.sampling_params
-            mark = (params.extra_args or {}).get(MARK_KEY) if params is not None else None
-            if mark is not None and mark["body"] != CLEAN:
-                plan = RowPlan(Stamp.from_record(mark["body"]), self.hidden, self.noise)
+            stamp = read_stamp(new.sampling_params)
+            if stamp is not None:
+                plan = RowPlan(stamp, self.hidden, self.noise)
                 if plan.edits_rows:
                     self.plans[new.req_id] = plan
 
