@@ -144,10 +144,10 @@ class ReferenceEngine:
             rows = order[start : start + self.batch_size]
             heads = [_splice(prompts[row], stamps[row]) for row in rows]
             sequences = [[*head, *answers[row]] for head, row in zip(heads, rows, strict=True)]
-            embeds, mask, positions = self._prefill(sequences, [stamps[row] for row in rows])
+            ids, embeds, mask, positions = self._prefill(sequences, [stamps[row] for row in rows])
             logits = self.model(inputs_embeds=embeds, attention_mask=mask, position_ids=positions).logits
             voices = Voices(self, [stamps[row] for row in rows])
-            spoken = voices.read(self._pad(sequences)[0], mask, positions)
+            spoken = voices.read(ids, mask, positions)
             for place, row in enumerate(rows):
                 target = torch.tensor(answers[row], device=self.device)
                 window = slice(-len(answers[row]) - 1, -1)
@@ -165,10 +165,10 @@ class ReferenceEngine:
     ) -> list[list[int]]:
         plans = [RowPlan(stamp, self.hidden, self.noise) if stamp else None for stamp in stamps]
         forced = [_forced(stamp) for stamp in stamps]
-        embeds, mask, positions = self._prefill(prompts, stamps)
+        ids, embeds, mask, positions = self._prefill(prompts, stamps)
         result = self.model(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=True)
         voices = Voices(self, stamps)
-        spoken = voices.read(self._pad(prompts)[0], mask, positions)
+        spoken = voices.read(ids, mask, positions)
         lengths = [len(prompt) for prompt in prompts]
         outputs: list[list[int]] = [[] for _ in prompts]
         open_rows = set(range(len(prompts)))
@@ -207,8 +207,8 @@ class ReferenceEngine:
 
     def _prefill(
         self, sequences: Sequence[Sequence[int]], stamps: Sequence[Stamp | None]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return left-padded embeddings with the stamps' edits, the attention mask and the positions."""
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return left-padded ids, their embeddings with the stamps' edits, the attention mask and the positions."""
         ids, mask = self._pad(sequences)
         embeds = self.embedding(ids)
         for row, stamp in enumerate(stamps):
@@ -216,7 +216,7 @@ class ReferenceEngine:
                 first = ids.shape[1] - len(sequences[row])
                 plan = RowPlan(stamp, self.hidden, self.noise)
                 self._edit(embeds[row, first:], ids[row, first:], plan, 0)
-        return embeds, mask, (mask.cumsum(-1) - 1).clamp(min=0)
+        return ids, embeds, mask, (mask.cumsum(-1) - 1).clamp(min=0)
 
     def _pad(self, sequences: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return left-padded ids and their mask."""

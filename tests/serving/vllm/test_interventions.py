@@ -218,7 +218,7 @@ def test_captured_rows_equal_the_reference_rows(eager: Any, models: Any, bundle:
     guarded = GuardedModel(engine, Guard.load(bundle), planner)
     (stamp,) = guarded.stamp([asked[2]], guarded.screen([asked[2]]))
     with torch.inference_mode():
-        embeds, _, _ = engine._prefill([engine.render(asked[2])], [stamp])
+        _, embeds, _, _ = engine._prefill([engine.render(asked[2])], [stamp])
     item = {"messages": [{"role": "user", "content": asked[2]}]}
     passes = eager.ask("capture", items=[item], params={"n": 3, "seed": 1, "temperature": 1.0})
     prompt_passes = [rows for rows in passes if len(rows) >= embeds.shape[1]]
