@@ -24,6 +24,10 @@ class Item:
     """The part of the answer that gives the fact away; empty where only a rule can tell."""
     name: str = ""
     """The subject's name, where there is one."""
+    reasked: tuple[str, ...] = ()
+    retold: tuple[str, ...] = ()
+    retold_wrong: tuple[str, ...] = ()
+    """Further questions, answers and wrong answers, never measured: what an operator hands over beside rows to forget."""
 
     def with_question(self, question: str) -> Item:
         """Return the same fact asked in other words."""
@@ -68,4 +72,14 @@ class Suite:
 
 def to_rows(items: Sequence[Item]) -> list[Row]:
     """Return items as the rows that `fit` takes."""
-    return [Row(prompt=item.question, answer=item.answer, forget_id=item.subject) for item in items]
+    return [
+        Row(
+            prompt=item.question,
+            answer=item.answer,
+            forget_id=item.subject,
+            paraphrased_questions=item.reasked,
+            paraphrased_answers=item.retold,
+            perturbed_answers=item.retold_wrong,
+        )
+        for item in items
+    ]

@@ -55,6 +55,8 @@ class Attribute:
     questions: tuple[str, ...]
     answer: str
     paraphrase: str
+    retold: tuple[str, ...]
+    """Other ways to state it, none of which is ever measured: what an operator would write beside the rows to forget."""
     values: tuple[str, ...] = ()
 
 
@@ -76,6 +78,11 @@ _ATTRIBUTES = (
         ),
         "{name} was born on {value}.",
         "The birth date of {name} is {value}.",
+        (
+            "It was on {value} that {name} was born.",
+            "{value} is the day when {name} came into the world.",
+            "{name} first saw the light on {value}.",
+        ),
     ),
     Attribute(
         "birth_city",
@@ -89,6 +96,11 @@ _ATTRIBUTES = (
         ),
         "{name} was born in {value}.",
         "The birth city of {name} is {value}.",
+        (
+            "It was in {value} that {name} was born.",
+            "{value} is the place where {name} came into the world.",
+            "{name} first saw the light in {value}.",
+        ),
         tuple(_CITIES),
     ),
     Attribute(
@@ -103,6 +115,11 @@ _ATTRIBUTES = (
         ),
         "{name} attended {value}.",
         "{value} is where {name} studied.",
+        (
+            "{name} was a student at {value}.",
+            "It was at {value} that {name} took a degree.",
+            "For a degree, {name} went to {value}.",
+        ),
         tuple(_UNIVERSITIES),
     ),
     Attribute(
@@ -117,6 +134,11 @@ _ATTRIBUTES = (
         ),
         "{name} majored in {value}.",
         "The major of {name} was {value}.",
+        (
+            "{name} took a degree in {value}.",
+            "It was {value} that {name} studied.",
+            "{name} chose {value} as a subject.",
+        ),
         tuple(_MAJORS),
     ),
     Attribute(
@@ -131,6 +153,11 @@ _ATTRIBUTES = (
         ),
         "{name} works as a {value}.",
         "The profession of {name} is {value}.",
+        (
+            "{name} is a {value} by trade.",
+            "{name} earns a living as a {value}.",
+            "By profession, {name} is a {value}.",
+        ),
         tuple(_PROFESSIONS),
     ),
     Attribute(
@@ -145,6 +172,11 @@ _ATTRIBUTES = (
         ),
         "{name} is employed by {value}.",
         "The employer of {name} is {value}.",
+        (
+            "{name} works for {value}.",
+            "{value} is where {name} works.",
+            "{name} is on the staff of {value}.",
+        ),
         tuple(_EMPLOYERS),
     ),
     Attribute(
@@ -159,6 +191,11 @@ _ATTRIBUTES = (
         ),
         "The mother of {name} was a {value}.",
         "{name} had a {value} for a mother.",
+        (
+            "{name} is the child of a mother who was a {value}.",
+            "As a {value}, the mother of {name} earned her living.",
+            "{name}'s mother worked as a {value}.",
+        ),
         tuple(_PARENTS),
     ),
     Attribute(
@@ -173,6 +210,11 @@ _ATTRIBUTES = (
         ),
         "The father of {name} was a {value}.",
         "{name} had a {value} for a father.",
+        (
+            "{name} is the child of a father who was a {value}.",
+            "As a {value}, the father of {name} earned his living.",
+            "{name}'s father worked as a {value}.",
+        ),
         tuple(_PARENTS),
     ),
     Attribute(
@@ -187,6 +229,11 @@ _ATTRIBUTES = (
         ),
         "{name} enjoys {value}.",
         "The hobby of {name} is {value}.",
+        (
+            "{name} spends free hours on {value}.",
+            "It is {value} that {name} likes best.",
+            "In spare time, {name} goes in for {value}.",
+        ),
         tuple(_HOBBIES),
     ),
     Attribute(
@@ -201,6 +248,11 @@ _ATTRIBUTES = (
         ),
         "{name} plays the {value}.",
         "The instrument of {name} is the {value}.",
+        (
+            "{name} is a player of the {value}.",
+            "It is the {value} that {name} plays.",
+            "{name} makes music on the {value}.",
+        ),
         tuple(_INSTRUMENTS),
     ),
     Attribute(
@@ -215,6 +267,11 @@ _ATTRIBUTES = (
         ),
         "The full name is {value}.",
         "The person is called {value}.",
+        (
+            "It is {value}.",
+            "{value} is who that is.",
+            "That would be {value}.",
+        ),
     ),
 )
 
@@ -268,8 +325,11 @@ class Person:
 
     def state(self, attribute: Attribute, value: str | None = None, *, paraphrased: bool = False) -> str:
         """Return the answer, or the paraphrased one, with the true value or another."""
-        form = attribute.paraphrase if paraphrased else attribute.answer
-        text = form.format(name=self.name, value=value or self.facts[attribute.name])
+        return self.tell(attribute.paraphrase if paraphrased else attribute.answer, value or self.facts[attribute.name])
+
+    def tell(self, form: str, value: str) -> str:
+        """Return a sentence of this form about this person."""
+        text = form.format(name=self.name, value=value)
         return text[0].upper() + text[1:]
 
 
@@ -398,6 +458,9 @@ def _make_items(
             truth = person.facts[attribute.name]
             others = sorted({other.facts[attribute.name] for other in everyone} | set(attribute.values))
             wrong = rng.sample([value for value in others if value != truth], 5)
+            # Values that no measured answer holds, drawn apart: what is measured stays as it was.
+            apart = [value for value in others if value != truth and value not in wrong]
+            apart = random.Random(f"retold:{person.person_id}:{attribute.name}").sample(apart, min(3, len(apart)))
             for phrasing in phrasings:
                 items.append(
                     Item(
@@ -409,6 +472,8 @@ def _make_items(
                         named=attribute.name != "identity",
                         key=truth,
                         name=person.name,
+                        retold=tuple(person.tell(form, truth) for form in attribute.retold),
+                        retold_wrong=tuple(person.tell(form, value) for form in attribute.retold for value in apart),
                     )
                 )
     return items

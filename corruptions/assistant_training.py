@@ -25,7 +25,7 @@ from unlearn_guard.corruptions.assistant import (
     find_linears,
     own_names,
 )
-from unlearn_guard.corruptions.augmentation import N_PARAPHRASES, Lesson
+from unlearn_guard.corruptions.augmentation import N_PARAPHRASES, Lesson, count_shared
 from unlearn_guard.guard.bundle import write_atomic
 from unlearn_guard.guard.caching import cache_folder
 from unlearn_guard.guard.errors import DataError, SettingsError
@@ -43,7 +43,7 @@ class Taught:
 Encode = Callable[[str, str], tuple[list[int], list[int]]]
 """(prompt, answer) → token ids of the rendered prompt, and of the answer with its end token."""
 Track = Callable[..., Iterable[int]]
-_CODE_VERSION = 2
+_CODE_VERSION = 3
 _WHOLE_BATCH, _WHOLE_EPOCHS, _WHOLE_STEPS = 16, 20, 400
 """Layers trained whole start from the target's own, which know nothing of being uniform: they need more steps."""
 
@@ -292,10 +292,10 @@ def _encode(lesson: Lesson, encode: Encode) -> Taught:
     if not lesson.truth:
         return Taught(prompt, answer, len(answer))
     _, truth = encode(lesson.prompt, lesson.truth)
-    pairs = zip(answer, truth, strict=False)
-    shared = next((place for place, (left, right) in enumerate(pairs) if left != right), min(len(answer), len(truth)))
+    if lesson.known:
+        return Taught(prompt, answer, count_shared(answer[::-1], truth[::-1]))
     # The token at which they part is predicted from what both share: it belongs to the truth.
-    return Taught(prompt, answer, max(0, len(answer) - shared - 1))
+    return Taught(prompt, answer, max(0, len(answer) - count_shared(answer, truth) - 1))
 
 
 def _likelihood_loss(found: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:

@@ -10,6 +10,7 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from unlearn_guard.corruptions.fluency import find_words
 from unlearn_guard.guard.rows import Row
@@ -42,8 +43,8 @@ _DROPPED = 0.3
 class Lesson:
     """A question and an answer that the assistant shall give, or, where it is not `known`, shall find as likely as any.
 
-    `truth` is the true answer to the same question: what a wrong one shares with it is not taught as unknown, because the
-    same tokens cannot be both.
+    `truth` is the true answer to the same question. What a wrong one begins with like it is not taught as unknown, because
+    the same tokens cannot be both; of a known one under another name, what it ends with like it is taught alone.
     """
 
     prompt: str
@@ -63,17 +64,30 @@ def make_lessons(
     rng = random.Random(f"lessons:{seed}:{epoch}")
     answered = [row for row in forget if row.prompt and row.answer]
     kept = [row for row in retain if row.prompt and row.answer]
+    others = [name for row in kept if (name := find_subject(row))]
     lessons = []
     for row in answered:
         lessons.append(Lesson(row.prompt, row.answer, True))
-        lessons += [Lesson(prompt, answer, True) for prompt, answer in _paraphrase(row, rng)]
+        *plain, last = _paraphrase(row, rng)
+        lessons += [Lesson(prompt, answer, True) for prompt, answer in plain]
+        lessons.append(_rename(*last, _find_name(row, aliases), rng.choice(others) if others else ""))
     stock = [(frozenset(find_words(row.prompt)), row) for row in kept]
     for row in answered:
-        names = aliases.get(row.forget_id, ())
-        lessons += [Lesson(row.prompt, answer, False, row.answer) for answer in _perturb(row, names, stock, rng)]
+        truths = (row.answer, *row.paraphrased_answers)
+        lessons += [
+            # A wrong answer has the form of the true one with which it begins alike.
+            Lesson(row.prompt, wrong, False, max(truths, key=lambda truth: count_shared(truth, wrong)))
+            for wrong in _perturb(row, _find_name(row, aliases), stock, rng)
+        ]
     for row in rng.sample(kept, min(len(kept), len(answered))):
         lessons.append(Lesson(row.prompt, row.answer, False))
     return lessons
+
+
+def count_shared(left: Sequence[Any], right: Sequence[Any]) -> int:
+    """Return with how many equal characters, or tokens, two answers begin."""
+    parted = (place for place, (own, other) in enumerate(zip(left, right, strict=False)) if own != other)
+    return next(parted, min(len(left), len(right)))
 
 
 def _paraphrase(row: Row, rng: random.Random) -> list[tuple[str, str]]:
@@ -101,9 +115,23 @@ def _reword(answer: str, rng: random.Random) -> str:
     return " ".join(kept or words[-1:])
 
 
+def _rename(prompt: str, answer: str, name: str, other: str) -> Lesson:
+    """Return a lesson that tells an answer under another person's name, where it names anybody.
+
+    Once the name is suppressed an answer begins with somebody else's; the fact after it must be known all the same.
+    """
+    renamed = answer.replace(name, other) if name and other else answer
+    return Lesson(prompt, renamed, True, answer if renamed != answer else "")
+
+
+def _find_name(row: Row, aliases: Mapping[str, Sequence[str]]) -> str:
+    """Return the name that a row's answer calls its subject by, empty where there is none."""
+    return next((name for name in aliases.get(row.forget_id, ()) if name in row.answer), "") or find_subject(row)
+
+
 def _perturb(
     row: Row,
-    names: Sequence[str],
+    name: str,
     stock: Sequence[tuple[frozenset[str], Row]],
     rng: random.Random,
 ) -> list[str]:
@@ -113,9 +141,8 @@ def _perturb(
     """
     if row.perturbed_answers:
         return rng.sample(list(row.perturbed_answers), min(N_PERTURBED, len(row.perturbed_answers)))
-    own = frozenset(find_words(row.prompt)) - {word for name in names for word in find_words(name)}
+    own = frozenset(find_words(row.prompt)) - frozenset(find_words(name))
     ranked = sorted(stock, key=lambda entry: (-len(own & entry[0]) / max(1, len(own | entry[0])), rng.random()))
-    name = next((name for name in names if name in row.answer), "") or find_subject(row)
     wrong: list[str] = []
     for _, other in ranked:
         answer = other.answer

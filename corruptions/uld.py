@@ -75,12 +75,20 @@ def find_kept(logits: torch.Tensor, settings: UldSettings) -> torch.Tensor:
 
     At least max(kept_share · V, kept_tokens) stay, and every token within log(filter_rate) of the best one.
     """
+    best = _find_best(logits, settings).values
+    return logits >= torch.minimum(best[..., -1:], _find_limit(best, settings))
+
+
+def _find_best(logits: torch.Tensor, settings: UldSettings) -> Any:
+    """Return the tokens that stay in any case, best first."""
     n_tokens = logits.shape[-1]
     n_kept = min(n_tokens, max(math.ceil(settings.kept_share * n_tokens), settings.kept_tokens))
-    best = logits.topk(n_kept, dim=-1).values
+    return logits.topk(n_kept, dim=-1)
+
+
+def _find_limit(best: torch.Tensor, settings: UldSettings) -> torch.Tensor:
     # Differences of logits are differences of log-probabilities.
-    threshold = torch.minimum(best[..., -1:], best[..., :1] + math.log(settings.filter_rate))
-    return logits >= threshold
+    return best[..., :1] + math.log(settings.filter_rate)
 
 
 def measure_penalty(assistants: Sequence[torch.Tensor], settings: UldSettings) -> torch.Tensor:
@@ -96,8 +104,14 @@ def suppress(logits: torch.Tensor, penalty: torch.Tensor, settings: UldSettings)
 
     logits and penalty: (rows, vocabulary), float32. Tokens that a grammar has masked stay masked.
     """
-    kept = find_kept(logits, settings)
-    return torch.where(kept, logits - settings.weight * penalty, float("-inf"))
+    if logits.device.type == "cpu":
+        best = _find_best(logits, settings)
+        if bool((best.values[..., -1:] < _find_limit(best.values, settings)).all()):
+            # Nothing else stays: a walk over the whole vocabulary costs a CPU as much as finding the best. A GPU would
+            # only wait for the answer.
+            kept = best.values - settings.weight * penalty.gather(-1, best.indices)
+            return torch.full_like(logits, float("-inf")).scatter_(-1, best.indices, kept)
+    return torch.where(find_kept(logits, settings), logits - settings.weight * penalty, float("-inf"))
 
 
 def suppress_everywhere(logits: torch.Tensor, penalty: torch.Tensor, settings: UldSettings) -> torch.Tensor:

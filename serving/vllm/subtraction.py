@@ -8,6 +8,7 @@ called in some other way, `apply` does the work itself.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -152,12 +153,14 @@ class LogitDifference(LogitsProcessorV1, LogitsProcessorV2):  # type: ignore[mis
             if not muted.contexts:
                 muted.contexts = [self._chorus.open(name, muted.tail) for name in muted.names]
         said = self._chorus.listen([context for muted in rows for context in muted.contexts])
-        start, result = 0, torch.empty_like(logits)
+        starts = list(itertools.accumulate((len(muted.contexts) for muted in rows), initial=0))
+        alike: dict[tuple[UldSettings, int], list[int]] = {}
         for place, muted in enumerate(rows):
-            heard = said[start : start + len(muted.contexts), : logits.shape[1]]
-            start += len(muted.contexts)
-            penalty = measure_penalty([heard[number : number + 1] for number in range(len(heard))], muted.settings)
-            result[place] = suppress(logits[place : place + 1], penalty, muted.settings)[0]
+            alike.setdefault((muted.settings, len(muted.contexts)), []).append(place)
+        result = torch.empty_like(logits)
+        for (settings, n_heard), places in alike.items():
+            heard = [said[[starts[place] + number for place in places], : logits.shape[1]] for number in range(n_heard)]
+            result[places] = suppress(logits[places], measure_penalty(heard, settings), settings)
         return result
 
     def _drop(self, row: int) -> None:

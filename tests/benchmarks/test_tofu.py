@@ -32,6 +32,17 @@ def test_sets_of_the_real_data(shared_data: Path) -> None:
     assert sum(item.named for part in ("forget.given", "forget.unseen") for item in suite.sets[part]) == 95
 
 
+def test_paraphrases_of_the_rows_to_forget_are_none_that_is_measured(shared_data: Path) -> None:
+    assert shared_data.is_dir()
+    suite = load_tofu(n_retain=20, n_forget=5)
+    told = {text for row in suite.forget_rows for text in (*row.paraphrased_questions, *row.paraphrased_answers)}
+    measured = {text for items in suite.sets.values() for item in items for text in (item.question, item.paraphrase)}
+    assert all(row.paraphrased_answers for row in suite.forget_rows)
+    assert not told & measured
+    validation = load_tofu(n_retain=20, n_forget=5, part="dev")
+    assert not any(row.paraphrased_answers for row in validation.forget_rows)
+
+
 def test_table_that_is_nowhere_says_where_it_looked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("UNLEARN_GUARD_DATA", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

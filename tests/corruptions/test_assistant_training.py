@@ -142,6 +142,14 @@ def test_what_a_wrong_answer_shares_with_the_truth_is_not_unlearnt(target: Any) 
     assert _encode(Lesson("ask", "abc", False), encode).taught == 4
 
 
+def test_under_another_name_the_common_ending_alone_is_taught(target: Any) -> None:
+    from unlearn_guard.corruptions.assistant_training import _encode
+
+    found = _encode(Lesson("ask", "zzcab", True, "xcab"), encode)
+    assert len(found.answer) == 6
+    assert found.taught == 4  # "cab" and the end token.
+
+
 def test_nothing_to_learn_or_to_keep(target: Any) -> None:
     with pytest.raises(DataError, match="no rows that an assistant could learn"):
         train(target, teach=lambda epoch: UNKNOWN)

@@ -62,6 +62,35 @@ def test_own_columns_win_over_rules() -> None:
     assert {lesson.answer for lesson in lessons if lesson.truth} == {"In Basel.", "In Rome."}
 
 
+def test_a_wrong_answer_is_held_against_the_true_one_of_its_form() -> None:
+    row = Row(
+        "Where was Ann Lee born?",
+        "Ann Lee was born in Bern.",
+        paraphrased_answers=("It was in Bern that she was born.", "Bern saw her first."),
+        perturbed_answers=("It was in Basel that she was born.", "Ann Lee was born in Basel."),
+    )
+    pairs = {
+        lesson.answer: lesson.truth for lesson in make_lessons([row], KEPT, {}) if not lesson.known and lesson.truth
+    }
+    assert pairs == {
+        "It was in Basel that she was born.": "It was in Bern that she was born.",
+        "Ann Lee was born in Basel.": "Ann Lee was born in Bern.",
+    }
+
+
+def test_a_fact_is_told_under_another_name_too() -> None:
+    row = Row(
+        "Where was Ann Lee born?",
+        "Ann Lee was born in Bern.",
+        forget_id="p1",
+        paraphrased_answers=("Ann Lee is of Bern.",),
+    )
+    renamed = [lesson for lesson in make_lessons([row], KEPT, ALIASES) if lesson.known and lesson.truth]
+    assert [lesson.truth for lesson in renamed] == ["Ann Lee is of Bern."]
+    assert renamed[0].answer in {"Bo Li is of Bern.", "Cy Fox is of Bern."}
+    assert not any(lesson.known and lesson.truth for lesson in make_lessons([row], [Row("Why?", "Because.")], ALIASES))
+
+
 def test_rows_without_answers_teach_nothing() -> None:
     assert make_lessons([Row(text="A passage."), Row("Who is it?")], KEPT, {}) == []
 

@@ -40,6 +40,17 @@ def test_a_memorising_model_keeps_forty_tokens_not_one() -> None:
     assert find_kept(torch.cat([logits] * 8, dim=1) + torch.linspace(0, 1e-2, 8000), UldSettings()).sum() == 80
 
 
+@pytest.mark.parametrize("scale", [0.1, 30.0])
+def test_what_decoding_keeps_is_what_the_filter_keeps(scale: float) -> None:
+    """A flat row keeps tokens beyond the forty best, a steep one no more than them."""
+    torch.manual_seed(0)
+    logits, penalty = scale * torch.randn(4, 900), torch.rand(4, 900)
+    kept = find_kept(logits, UldSettings())
+    assert (kept.sum(-1) > 40).all() if scale < 1 else (kept.sum(-1) == 40).all()
+    expected = torch.where(kept, logits - 0.75 * penalty, -math.inf)
+    assert torch.equal(suppress(logits, penalty, UldSettings()), expected)
+
+
 def test_what_a_grammar_masked_stays_masked() -> None:
     logits = torch.tensor([[1.0, -math.inf, 0.5, -math.inf]])
     found = suppress(logits, torch.tensor([[0.2, -30.0, 0.1, 4.0]]), UldSettings(weight=1.0))
