@@ -14,16 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from vllm.v1.sample.logits_processor.interface import BatchUpdate, MoveDirectionality
-from vllm.v1.sample.logits_processor.interface import LogitsProcessor as LogitsProcessorV1
-from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as LogitsProcessorV2
 
 from unlearn_guard.corruptions.uld import UldSettings, measure_penalty, read_settings, suppress
 from unlearn_guard.guard.errors import EngineError
 from unlearn_guard.guard.marks import read_stamp
 from unlearn_guard.serving.vllm.assistants import Chorus, OffsetChorus
-from unlearn_guard.serving.vllm.seams import patch, require_patches
-from unlearn_guard.serving.vllm.settings import settings_of
+from unlearn_guard.serving.vllm.batch import BatchFollower
+from unlearn_guard.serving.vllm.seams import patch
 
 
 @dataclass(slots=True, eq=False)
@@ -40,15 +37,11 @@ class Muted:
         return self.read(start)
 
 
-class LogitDifference(LogitsProcessorV1, LogitsProcessorV2):  # type: ignore[misc]
+class LogitDifference(BatchFollower[Muted]):
     """Subtract the assistants of flagged rows from the target's logits."""
 
     def __init__(self, vllm_config: Any, *rest: Any) -> None:
-        if settings_of(vllm_config) is not None:
-            require_patches()
-        self._states = rest[0] if len(rest) == 1 else None  # The V2 runner passes its request states.
-        self._rows: dict[int, Muted] = {}
-        """V1: batch row; V2: request slot."""
+        super().__init__(vllm_config, *rest)
         self._chorus: Chorus | OffsetChorus | None = None
         self._group: Any = None
         self._is_first = True
@@ -67,41 +60,23 @@ class LogitDifference(LogitsProcessorV1, LogitsProcessorV2):  # type: ignore[mis
         try:
             found = self._suppress(logits, [muted])
         finally:
-            self._close(muted)
+            self.close_row(muted)
         return bool(found.isneginf().any() or (found != logits).any())
 
-    def is_argmax_invariant(self) -> bool:
-        """Return False: greedy sampling must see the difference."""
-        return False
+    def open_row(self, params: Any, prompt: Sequence[int], output: Sequence[int]) -> Muted | None:
+        """Return what is subtracted from a request."""
+        stamp = read_stamp(params)
+        step = stamp.step("uld") if stamp is not None else None
+        if step is None:
+            return None
+        # In V2 the states are read when the rows of a step are known.
+        return Muted(*read_settings(step), _read_lists(list(prompt), output))
 
-    def update_state(self, batch_update: BatchUpdate | None) -> None:
-        """Follow the V1 runner's batch: removed, added, moved."""
-        if batch_update is None:
-            return
-        for row in batch_update.removed:
-            self._drop(row)
-        for row, params, prompt, output in batch_update.added:
-            self._drop(row)
-            if found := _read_step(params):
-                self._rows[row] = Muted(*found, _read_lists(list(prompt or ()), output))
-        for first, second, direction in batch_update.moved:
-            moved, other = self._rows.pop(first, None), self._rows.pop(second, None)
-            if moved is not None:
-                self._rows[second] = moved
-            if other is not None:
-                if direction == MoveDirectionality.SWAP:
-                    self._rows[first] = other
-                else:
-                    self._close(other)
-
-    def add_request(self, req_idx: int, sampling_params: Any) -> bool:
-        """Take over a V2 slot; return whether this request is suppressed here."""
-        self._drop(req_idx)
-        found = _read_step(sampling_params)
-        if found is None:
-            return False
-        self._rows[req_idx] = Muted(*found, _read_nothing)
-        return True
+    def close_row(self, entry: Muted) -> None:
+        """Give the contexts' blocks back."""
+        if self._chorus is not None:
+            for context in entry.contexts:
+                self._chorus.close(context)
 
     def apply(self, logits: torch.Tensor, ctx: Any = None) -> torch.Tensor:
         """Return the logits, suppressed unless the sampler's seam did it already in this step."""
@@ -163,16 +138,6 @@ class LogitDifference(LogitsProcessorV1, LogitsProcessorV2):  # type: ignore[mis
             result[places] = suppress(logits[places], measure_penalty(heard, settings), settings)
         return result
 
-    def _drop(self, row: int) -> None:
-        muted = self._rows.pop(row, None)
-        if muted is not None:
-            self._close(muted)
-
-    def _close(self, muted: Muted) -> None:
-        if self._chorus is not None:
-            for context in muted.contexts:
-                self._chorus.close(context)
-
 
 def install_subtraction() -> None:
     """Patch both samplers, so that log-probabilities are taken from suppressed logits."""
@@ -210,13 +175,7 @@ def find_processor(processors: Sequence[Any]) -> LogitDifference | None:
     return next((processor for processor in processors if isinstance(processor, LogitDifference)), None)
 
 
-def _read_step(params: Any) -> tuple[UldSettings, tuple[str, ...]] | None:
-    stamp = read_stamp(params)
-    step = stamp.step("uld") if stamp is not None else None
-    return read_settings(step) if step is not None else None
-
-
-def _read_lists(prompt: list[int], output: list[int]) -> Callable[[int], list[int]]:
+def _read_lists(prompt: Sequence[int], output: Sequence[int]) -> Callable[[int], list[int]]:
     """Read prompt and live output together."""
 
     def read(start: int) -> list[int]:
@@ -232,8 +191,3 @@ def _read_tensor(tokens: torch.Tensor, slot: int, total: int) -> Callable[[int],
         return [int(token) for token in tokens[slot, start:total].tolist()]
 
     return read
-
-
-def _read_nothing(start: int) -> list[int]:
-    del start
-    return []
