@@ -73,22 +73,19 @@ def read_settings(step: Step) -> tuple[UldSettings, tuple[str, ...]]:
 def find_kept(logits: torch.Tensor, settings: UldSettings) -> torch.Tensor:
     """Return which tokens stay, shape (rows, vocabulary), by the target's own log-probabilities.
 
-    At least max(kept_share · V, kept_tokens) stay, and every token within log(filter_rate) of the best one.
+    The max(kept_share · V, kept_tokens) best stay, and every token within log(filter_rate) of the best one.
     """
-    best = _find_best(logits, settings).values
-    return logits >= torch.minimum(best[..., -1:], _find_limit(best, settings))
+    best, limit = _find_best(logits, settings)
+    return (logits >= limit).scatter_(-1, best.indices, True)
 
 
-def _find_best(logits: torch.Tensor, settings: UldSettings) -> Any:
-    """Return the tokens that stay in any case, best first."""
+def _find_best(logits: torch.Tensor, settings: UldSettings) -> tuple[Any, torch.Tensor]:
+    """Return the tokens that stay in any case, best first, and the logit from which on others stay too."""
     n_tokens = logits.shape[-1]
     n_kept = min(n_tokens, max(math.ceil(settings.kept_share * n_tokens), settings.kept_tokens))
-    return logits.topk(n_kept, dim=-1)
-
-
-def _find_limit(best: torch.Tensor, settings: UldSettings) -> torch.Tensor:
+    best = logits.topk(n_kept, dim=-1)
     # Differences of logits are differences of log-probabilities.
-    return best[..., :1] + math.log(settings.filter_rate)
+    return best, best.values[..., :1] + math.log(settings.filter_rate)
 
 
 def measure_penalty(assistants: Sequence[torch.Tensor], settings: UldSettings) -> torch.Tensor:
@@ -104,14 +101,14 @@ def suppress(logits: torch.Tensor, penalty: torch.Tensor, settings: UldSettings)
 
     logits and penalty: (rows, vocabulary), float32. Tokens that a grammar has masked stay masked.
     """
-    if logits.device.type == "cpu":
-        best = _find_best(logits, settings)
-        if bool((best.values[..., -1:] < _find_limit(best.values, settings)).all()):
-            # Nothing else stays: a walk over the whole vocabulary costs a CPU as much as finding the best. A GPU would
-            # only wait for the answer.
-            kept = best.values - settings.weight * penalty.gather(-1, best.indices)
-            return torch.full_like(logits, float("-inf")).scatter_(-1, best.indices, kept)
-    return torch.where(find_kept(logits, settings), logits - settings.weight * penalty, float("-inf"))
+    best, limit = _find_best(logits, settings)
+    result = torch.full_like(logits, float("-inf"))
+    result.scatter_(-1, best.indices, best.values - settings.weight * penalty.gather(-1, best.indices))
+    wide = best.values[..., -1:] >= limit
+    # A walk over the whole vocabulary costs a CPU as much as finding the best; a GPU would only wait for the question.
+    if logits.device.type != "cpu" or bool(wide.any()):
+        result = torch.where(wide & (logits >= limit), logits - settings.weight * penalty, result)
+    return result
 
 
 def suppress_everywhere(logits: torch.Tensor, penalty: torch.Tensor, settings: UldSettings) -> torch.Tensor:
