@@ -458,7 +458,7 @@ def _make_items(
             truth = person.facts[attribute.name]
             others = sorted({other.facts[attribute.name] for other in everyone} | set(attribute.values))
             wrong = rng.sample([value for value in others if value != truth], 5)
-            # Values that no measured answer holds, drawn apart: what is measured stays as it was.
+            # Values that none of these items is measured with, drawn apart: what is measured stays as it was.
             apart = [value for value in others if value != truth and value not in wrong]
             apart = random.Random(f"retold:{person.person_id}:{attribute.name}").sample(apart, min(3, len(apart)))
             for phrasing in phrasings:
@@ -473,7 +473,11 @@ def _make_items(
                         key=truth,
                         name=person.name,
                         retold=tuple(person.tell(form, truth) for form in attribute.retold),
-                        retold_wrong=tuple(person.tell(form, value) for form in attribute.retold for value in apart),
+                        retold_wrong=tuple(
+                            person.tell(form, value)
+                            for form in (attribute.answer, *attribute.retold)
+                            for value in apart
+                        ),
                     )
                 )
     return items

@@ -43,7 +43,7 @@ class Taught:
 Encode = Callable[[str, str], tuple[list[int], list[int]]]
 """(prompt, answer) → token ids of the rendered prompt, and of the answer with its end token."""
 Track = Callable[..., Iterable[int]]
-_CODE_VERSION = 3
+_CODE_VERSION = 4
 _WHOLE_BATCH, _WHOLE_EPOCHS, _WHOLE_STEPS = 16, 20, 400
 """Layers trained whole start from the target's own, which know nothing of being uniform: they need more steps."""
 

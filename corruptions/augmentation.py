@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,25 +60,26 @@ def make_lessons(
     """Return the lessons of one epoch.
 
     As in the paper (table 5): each forget row with two paraphrases; as many kept rows, and two wrong answers per forget row.
-    What rules make is drawn anew in every epoch. Rows without an answer teach nothing.
+    One of the two paraphrases is told under another name where that can be (ours). What rules make is drawn anew in every
+    epoch. Rows without an answer teach nothing.
     """
     rng = random.Random(f"lessons:{seed}:{epoch}")
     answered = [row for row in forget if row.prompt and row.answer]
     kept = [row for row in retain if row.prompt and row.answer]
-    others = [name for row in kept if (name := find_subject(row))]
+    others = _find_people(kept)
     lessons = []
     for row in answered:
         lessons.append(Lesson(row.prompt, row.answer, True))
-        *plain, last = _paraphrase(row, rng)
-        lessons += [Lesson(prompt, answer, True) for prompt, answer in plain]
-        lessons.append(_rename(*last, _find_name(row, aliases), rng.choice(others) if others else ""))
+        first, second = (_paraphrase(row, rng) for _ in range(N_PARAPHRASES))
+        renamed = _rename(row, aliases.get(row.forget_id, ()), others, rng)
+        lessons += [Lesson(*first, True), renamed or Lesson(*second, True)]
     stock = [(frozenset(find_words(row.prompt)), row) for row in kept]
     for row in answered:
         truths = (row.answer, *row.paraphrased_answers)
         lessons += [
             # A wrong answer has the form of the true one with which it begins alike.
             Lesson(row.prompt, wrong, False, max(truths, key=lambda truth: count_shared(truth, wrong)))
-            for wrong in _perturb(row, _find_name(row, aliases), stock, rng)
+            for wrong in _perturb(row, _find_name(row, aliases.get(row.forget_id, ())), stock, rng)
         ]
     for row in rng.sample(kept, min(len(kept), len(answered))):
         lessons.append(Lesson(row.prompt, row.answer, False))
@@ -90,17 +92,10 @@ def count_shared(left: Sequence[Any], right: Sequence[Any]) -> int:
     return next(parted, min(len(left), len(right)))
 
 
-def _paraphrase(row: Row, rng: random.Random) -> list[tuple[str, str]]:
-    pairs = []
-    for _ in range(N_PARAPHRASES):
-        question = (
-            rng.choice(row.paraphrased_questions)
-            if row.paraphrased_questions
-            else rng.choice(_FORMS).format(row.prompt)
-        )
-        answer = rng.choice(row.paraphrased_answers) if row.paraphrased_answers else _reword(row.answer, rng)
-        pairs.append((question, answer))
-    return pairs
+def _paraphrase(row: Row, rng: random.Random) -> tuple[str, str]:
+    question = rng.choice(row.paraphrased_questions or [form.format(row.prompt) for form in _FORMS])
+    answer = rng.choice(row.paraphrased_answers) if row.paraphrased_answers else _reword(row.answer, rng)
+    return question, answer
 
 
 def _reword(answer: str, rng: random.Random) -> str:
@@ -115,18 +110,37 @@ def _reword(answer: str, rng: random.Random) -> str:
     return " ".join(kept or words[-1:])
 
 
-def _rename(prompt: str, answer: str, name: str, other: str) -> Lesson:
-    """Return a lesson that tells an answer under another person's name, where it names anybody.
+def _rename(row: Row, names: Sequence[str], others: Sequence[str], rng: random.Random) -> Lesson | None:
+    """Return a lesson that tells an answer under another person's name, None where the fact would not follow the name.
 
-    Once the name is suppressed an answer begins with somebody else's; the fact after it must be known all the same.
+    Once a name is suppressed an answer begins with somebody else's; the fact behind it must be known all the same.
     """
-    renamed = answer.replace(name, other) if name and other else answer
-    return Lesson(prompt, renamed, True, answer if renamed != answer else "")
+    told = rng.choice(row.paraphrased_answers or (row.answer,))
+    for name in sorted(names, key=len, reverse=True):
+        before, *after = re.split(rf"\b{re.escape(name)}\b", told, maxsplit=1)
+        # What stands before the name must not be the fact: words of the question, or short ones without a figure.
+        new = set(find_words(before)) - set(find_words(row.prompt))
+        if after and others and not any(len(word) > 3 or not word.isalpha() for word in new):
+            question = _paraphrase(row, rng)[0]
+            return Lesson(question, f"{before}{rng.choice(others)}{after[0]}", True, told)
+    return None
 
 
-def _find_name(row: Row, aliases: Mapping[str, Sequence[str]]) -> str:
+def _find_people(kept: Sequence[Row]) -> list[str]:
+    """Return the names of kept people: of each owner's rows the most frequent subject, else what several rows are about."""
+    counts: dict[str, Counter[str]] = {}
+    for row in kept:
+        if " " in (subject := find_subject(row)):
+            counts.setdefault(row.forget_id, Counter())[subject] += 1
+    people = [
+        name for owner, found in counts.items() for name, n in found.most_common(1 if owner else None) if owner or n > 1
+    ]
+    return list(dict.fromkeys(people))
+
+
+def _find_name(row: Row, names: Sequence[str]) -> str:
     """Return the name that a row's answer calls its subject by, empty where there is none."""
-    return next((name for name in aliases.get(row.forget_id, ()) if name in row.answer), "") or find_subject(row)
+    return next((name for name in names if name in row.answer), "") or find_subject(row)
 
 
 def _perturb(

@@ -20,7 +20,7 @@ from unlearn_guard.guard.errors import DataError, SettingsError
 from unlearn_guard.guard.rows import ForgetRequest, Row
 
 Grouping = Literal["one", "each"]
-WEIGHT, WEIGHT_BESIDE_ECO = 2.5, 1.6
+WEIGHT, WEIGHT_BESIDE_ECO = 2.5, 1.8
 """Chosen on validation people (docs/uld.md); the advantage penalty has no scale of the model's own."""
 ENOUGH_COVERED = 0.5
 

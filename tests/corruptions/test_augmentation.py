@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from unlearn_guard.corruptions.augmentation import find_subject, make_lessons
 from unlearn_guard.guard.rows import Row
 
@@ -78,17 +80,43 @@ def test_a_wrong_answer_is_held_against_the_true_one_of_its_form() -> None:
     }
 
 
-def test_a_fact_is_told_under_another_name_too() -> None:
-    row = Row(
-        "Where was Ann Lee born?",
-        "Ann Lee was born in Bern.",
-        forget_id="p1",
-        paraphrased_answers=("Ann Lee is of Bern.",),
-    )
-    renamed = [lesson for lesson in make_lessons([row], KEPT, ALIASES) if lesson.known and lesson.truth]
-    assert [lesson.truth for lesson in renamed] == ["Ann Lee is of Bern."]
-    assert renamed[0].answer in {"Bo Li is of Bern.", "Cy Fox is of Bern."}
-    assert not any(lesson.known and lesson.truth for lesson in make_lessons([row], [Row("Why?", "Because.")], ALIASES))
+def find_renamed(row: Row, kept: list[Row] = KEPT) -> list[tuple[str, str]]:
+    return [
+        (lesson.answer, lesson.truth)
+        for epoch in range(9)
+        for lesson in make_lessons([row], kept, ALIASES, epoch=epoch)
+        if lesson.known and lesson.truth
+    ]
+
+
+@pytest.mark.parametrize("told", [(), ("Yes, Ann Lee is of Bern.",)])
+def test_a_fact_is_told_under_another_name_too(told: tuple[str, ...]) -> None:
+    row = Row("Where was Ann Lee born?", "Ann Lee was born in Bern.", forget_id="p1", paraphrased_answers=told)
+    renamed = find_renamed(row)
+    truth = told[0] if told else row.answer
+    assert {pair[1] for pair in renamed} == {truth}
+    assert {pair[0] for pair in renamed} == {truth.replace("Ann Lee", other) for other in ("Bo Li", "Cy Fox")}
+    assert len(renamed) == 9
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["Bern saw Ann Lee first.", "In 1900 Ann Lee was born.", "She was born in Bern.", "Ann Leeds was born in Bern."],
+)
+def test_nothing_is_renamed_where_the_fact_comes_first_or_nobody_is_named(answer: str) -> None:
+    assert not find_renamed(Row("Where was Ann Lee born?", answer, forget_id="p1"))
+
+
+def test_only_people_lend_their_names() -> None:
+    row = Row("Where was Ann Lee born?", "Ann Lee was born in Bern.", forget_id="p1")
+    assert not find_renamed(row, [Row("Is Rome in Italy?", "Rome is in Italy."), Row("Why?", "Because.")])
+    asked = {
+        "Did Bo Li see New York?": "Bo Li saw New York.",
+        "Does Bo Li sing?": "Bo Li sings.",
+        "Is Bo Li in?": "Bo Li is in.",
+    }
+    kept = [Row(question, answer, forget_id="k") for question, answer in asked.items()]
+    assert {answer for answer, _ in find_renamed(row, kept)} == {"Bo Li was born in Bern."}
 
 
 def test_rows_without_answers_teach_nothing() -> None:
