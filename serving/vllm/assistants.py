@@ -538,6 +538,8 @@ def open_chorus(worker: Any, settings: GuardSettings, fitted: Fitted) -> Chorus 
     assistants = load_assistants(fitted.folder / "uld")
     wanted = set(fitted.settings["uld"]["assistants"])
     assistants = {name: assistant for name, assistant in assistants.items() if name in wanted}
+    if missing := wanted - set(assistants):
+        raise BundleError("the bundle names assistants that it does not hold", value=sorted(missing), mend="fit again")
     n_layers = next(iter(assistants.values())).shape.n_layers
     target = AutoConfig.from_pretrained(folder)
     need = measure_need(target, n_layers, list(assistants.values()), **taken)

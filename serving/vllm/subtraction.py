@@ -53,15 +53,19 @@ class LogitDifference(BatchFollower[Muted]):
         self._is_first = self._group is None or self._group.rank_in_group == 0
 
     def prove(self, names: Sequence[str], vocabulary: int) -> bool:
-        """Return whether a made-up row is suppressed by these assistants, as flagged rows will be."""
-        muted = Muted(UldSettings(), tuple(names), lambda start: [1, 2, 3][start:])
+        """Return whether each of these assistants alone changes a made-up row, the filter left out."""
         logits = torch.zeros(1, vocabulary, device=self._chorus.device if self._chorus is not None else None)
         logits[0, 0] = 100.0
-        try:
-            found = self._suppress(logits, [muted])
-        finally:
-            self.close_row(muted)
-        return bool(found.isneginf().any() or (found != logits).any())
+        settings = UldSettings(kept_share=1.0)
+        for name in names:
+            muted = Muted(settings, (name,), lambda start: [1, 2, 3][start:])
+            try:
+                found = self._suppress(logits, [muted])
+            finally:
+                self.close_row(muted)
+            if found.equal(logits):
+                return False
+        return True
 
     def open_row(self, params: Any, prompt: Sequence[int], output: Sequence[int]) -> Muted | None:
         """Return what is subtracted from a request."""

@@ -46,10 +46,10 @@ def make_processor(states: Any = None) -> Any:
     return processor
 
 
-def make_params(assistants: tuple[str, ...] = ("a",)) -> Any:
+def make_params(assistants: tuple[str, ...] = ("a",), *, weight: float = 1.0) -> Any:
     from unlearn_guard.corruptions.uld import UldSettings, plan_uld
 
-    step = plan_uld(UldSettings(weight=1.0), assistants)
+    step = plan_uld(UldSettings(weight=weight), assistants)
     body = Stamp("r", ("p1",), 2, 0, (step,)).to_record()
     return SimpleNamespace(extra_args={MARK_KEY: {"revision": "r", "body": body, "mac": ""}})
 
@@ -153,6 +153,33 @@ def test_no_assistants_is_an_error_not_a_leak() -> None:
     update(processor, added=[(0, make_params(), [1], [])])
     with pytest.raises(EngineError, match="none are loaded"):
         processor.begin(make_logits())
+
+
+def test_rows_of_other_settings_and_assistants_are_what_they_are_alone() -> None:
+    """Rows alike go through one pass of the formula; each must get what its own assistants said."""
+    rows = [
+        (0, make_params(("a", "b")), [1], [5]),
+        (1, make_params(weight=0.02), [1], [6]),
+        (2, make_params(("a", "b")), [1], [7]),
+        (3, make_params(), [1], [8]),
+    ]
+    logits = make_logits()
+    together = make_processor()
+    update(together, added=rows)
+    found = together.begin(logits)
+    for row in rows:
+        alone = make_processor()
+        update(alone, added=[row])
+        assert found[row[0]].equal(alone.begin(logits)[row[0]])
+    assert not found[0].equal(found[2])
+
+
+def test_the_canary_hears_an_assistant_that_says_nothing() -> None:
+    processor = make_processor()
+    assert processor.prove(["a", "b"], VOCABULARY)
+    assert processor._chorus.open_contexts == []
+    processor._chorus.listen = lambda contexts: torch.zeros(len(contexts), VOCABULARY)
+    assert not processor.prove(["a"], VOCABULARY)
 
 
 def test_other_ranks_take_what_the_first_decides() -> None:
