@@ -47,29 +47,29 @@ def test_stamped_rows_leave_their_batch_mates_alone(engine: ReferenceEngine, wor
 
 def test_prefill_rows_follow_the_formula(engine: ReferenceEngine, world: Any) -> None:
     prompt = engine.render(world.sets["retain"][0].question)
-    plain, _, _ = engine._prefill([prompt], [None])
+    _, plain, _, _ = engine._prefill([prompt], [None])
     for kind, expected in (("zero", torch.zeros_like(plain)), ("flip", -plain)):
-        changed, _, _ = engine._prefill([prompt], [stamp(prompt, eco(kind, ((2, 5),), amplitude=0.0))])
+        _, changed, _, _ = engine._prefill([prompt], [stamp(prompt, eco(kind, ((2, 5),), amplitude=0.0))])
         assert torch.equal(changed[0, 2:5], expected[0, 2:5])
         assert torch.equal(changed[0, :2], plain[0, :2])
         assert torch.equal(changed[0, 5:], plain[0, 5:])
-    noisy, _, _ = engine._prefill([prompt], [stamp(prompt, eco("noise", ((2, 5),)))])
+    _, noisy, _, _ = engine._prefill([prompt], [stamp(prompt, eco("noise", ((2, 5),)))])
     shift = 0.5 * engine.noise.rows(0, "person-000", 2, 5)
     np.testing.assert_allclose((noisy - plain)[0, 2:5].detach().numpy(), shift, atol=1e-6)
 
 
 def test_token_id_mask_edits_listed_ids_alone(engine: ReferenceEngine) -> None:
     prompt = [1, 5, 9, 6, 2]
-    plain, _, _ = engine._prefill([prompt], [None])
-    changed, _, _ = engine._prefill([prompt], [stamp(prompt, eco("zero", (), mask="token-id", amplitude=0.0))])
+    _, plain, _, _ = engine._prefill([prompt], [None])
+    _, changed, _, _ = engine._prefill([prompt], [stamp(prompt, eco("zero", (), mask="token-id", amplitude=0.0))])
     assert [bool((changed[0, row] == 0).all()) for row in range(5)] == [False, True, False, True, False]
     assert torch.equal(changed[0, [0, 2, 4]], plain[0, [0, 2, 4]])
 
 
 def test_swap_takes_the_stand_ins_embedding(engine: ReferenceEngine) -> None:
     prompt = [1, 40, 41, 42, 2]
-    swapped, _, _ = engine._prefill([prompt], [stamp(prompt, Step("swap", ((1, 3),), {"tokens": [[50, 51]]}))])
-    other, _, _ = engine._prefill([[1, 50, 51, 42, 2]], [None])
+    _, swapped, _, _ = engine._prefill([prompt], [stamp(prompt, Step("swap", ((1, 3),), {"tokens": [[50, 51]]}))])
+    _, other, _, _ = engine._prefill([[1, 50, 51, 42, 2]], [None])
     assert torch.equal(swapped, other)
 
 
