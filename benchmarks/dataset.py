@@ -27,7 +27,7 @@ class Item:
     reasked: tuple[str, ...] = ()
     retold: tuple[str, ...] = ()
     retold_wrong: tuple[str, ...] = ()
-    """Further questions, answers and wrong answers, never measured: what an operator hands over beside rows to forget."""
+    """What an operator hands over beside rows to forget: further questions, answers and wrong answers, not this set's own."""
 
     def with_question(self, question: str) -> Item:
         """Return the same fact asked in other words."""

@@ -107,7 +107,7 @@ def suppress(logits: torch.Tensor, penalty: torch.Tensor, settings: UldSettings)
     wide = best.values[..., -1:] >= limit
     # A walk over the whole vocabulary costs a CPU as much as finding the best; a GPU would only wait for the question.
     if logits.device.type != "cpu" or bool(wide.any()):
-        result = torch.where(wide & (logits >= limit), logits - settings.weight * penalty, result)
+        result = torch.where(logits >= limit, logits - settings.weight * penalty, result)
     return result
 
 
