@@ -195,12 +195,17 @@ def run_seed(
 
 
 def choose_assistants(settings: str, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of assistants: `ours`, `paper` (its own penalty), both at the suite's weights, or `upstream`."""
+    """Return the settings of assistants: `ours` and `paper` (its own penalty) at the suite's weights, or `upstream`.
+
+    `each` is ours with an assistant per forget request, `max` the same, of which the loudest one counts instead of the sum.
+    """
     if settings == "upstream":
         return UPSTREAM
     weights = {name: value for name, value in chosen.items() if name != "raw_weight"}
     if settings == "paper":
         return {"assistants": "one", **weights, "penalty": "raw", "weight": chosen.get("raw_weight", 0.75)}
+    if settings in ("each", "max"):
+        return {"assistants": "each", **weights, "combine": "sum" if settings == "each" else "max"}
     return {"assistants": "one", **weights}
 
 

@@ -195,8 +195,11 @@ def _assisted(name: str, intervention: str, *, gated: bool, settings: str = "our
 SUBJECTS.register("uld")(_assisted("uld", "uld", gated=False, settings="paper"))
 SUBJECTS.register("uld-gated")(_assisted("uld-gated", "uld", gated=True, settings="paper"))
 SUBJECTS.register("uld-advantage")(_assisted("uld-advantage", "uld", gated=False))
+SUBJECTS.register("uld-each")(_assisted("uld-each", "uld", gated=False, settings="each"))
+SUBJECTS.register("uld-each-max")(_assisted("uld-each-max", "uld", gated=False, settings="max"))
 SUBJECTS.register("uld-upstream")(_assisted("uld-upstream", "uld", gated=False, settings="upstream"))
 SUBJECTS.register("eco+uld")(_assisted("eco+uld", "eco+uld", gated=True))
+SUBJECTS.register("eco+uld-each")(_assisted("eco+uld-each", "eco+uld", gated=True, settings="each"))
 SUBJECTS.register("eco+uld-ungated")(_assisted("eco+uld-ungated", "eco+uld", gated=False))
 
 

@@ -14,7 +14,6 @@ from typing import Any, Literal
 from unlearn_guard.benchmarks.dataset import Example, Item, Suite, to_rows
 from unlearn_guard.benchmarks.world import reword
 from unlearn_guard.classifiers.aliases import mine_aliases
-from unlearn_guard.corruptions.fluency import find_words
 from unlearn_guard.guard.errors import DataError, DependencyError, SettingsError
 from unlearn_guard.guard.rows import ForgetRequest, Row
 
@@ -64,7 +63,7 @@ def load_tofu(*, n_retain: int, n_forget: int, seed: int = 0, part: Literal["tes
         raise DataError("rows of TOFU full", value=len(full), allowed=str(_N_AUTHORS * _PER_AUTHOR))
     forget = _read_perturbed("forget10_perturbed", first_author=180)
     forget = forget[: _N_SEALED * _PER_AUTHOR] if part == "dev" else forget
-    forget = _add_paraphrases(forget[-n_forget * _PER_AUTHOR :])
+    forget = forget[-n_forget * _PER_AUTHOR :]
     retain = _read_perturbed("retain_perturbed", first_author=0)
     retain += [_read_plain(row, number) for number, row in enumerate(full)][len(retain) :]
     retain = retain[: n_retain * _PER_AUTHOR]
@@ -153,31 +152,6 @@ def load_keys() -> dict[str, str]:
         return {row["question"]: row["entity"] for row in load_table("forget10_answer_entities")}
     except DependencyError:
         return {}
-
-
-def _add_paraphrases(pairs: list[Pair]) -> list[Pair]:
-    """Return pairs with ULD's own paraphrases where the shared file has them, less what TOFU measures with."""
-    try:
-        found = {row["question"]: row for row in load_table("forget05_paraphrases")}
-    except DependencyError:
-        return pairs
-    measured = {tuple(find_words(text)) for item, question in pairs for text in (item.paraphrase, question)}
-
-    def choose(item: Item, column: str) -> tuple[str, ...]:
-        texts = dict.fromkeys(found.get(item.question, {}).get(column, ()))
-        return tuple(text for text in texts if tuple(find_words(text)) not in measured)
-
-    return [
-        (
-            replace(
-                item,
-                reasked=choose(item, "paraphrased_questions"),
-                retold=choose(item, "paraphrased_answers"),
-            ),
-            question,
-        )
-        for item, question in pairs
-    ]
 
 
 def _make_examples(pairs: list[Pair]) -> list[Example]:

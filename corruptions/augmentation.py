@@ -98,6 +98,11 @@ def _paraphrase(row: Row, rng: random.Random) -> tuple[str, str]:
     return question, answer
 
 
+def reframe(question: str, rng: random.Random) -> str:
+    """Return a question in another frame."""
+    return rng.choice(_FORMS).format(question)
+
+
 def _reword(answer: str, rng: random.Random) -> str:
     """Return an answer with another beginning, or with words left out.
 

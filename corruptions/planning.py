@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from unlearn_guard.corruptions.eco import EcoSettings, plan_eco
+from unlearn_guard.corruptions.neuron_settings import ABLATE, ADJUST
+from unlearn_guard.corruptions.neuron_settings import INTERVENTIONS as NEURON_INTERVENTIONS
 from unlearn_guard.corruptions.prompt import Prompt, to_ranges
 from unlearn_guard.corruptions.prompting import plan_prompting
 from unlearn_guard.corruptions.refusal import DEFAULT_TEXT, encode_refusal, plan_refusal
@@ -24,6 +26,11 @@ from unlearn_guard.guard.verdict import Verdict
 Plan = Callable[["Planner", Verdict, Prompt], list[Step]]
 INTERVENTIONS: Registry[Plan] = Registry("intervention")
 STAND_ALONE = ("refusal", "prompting")
+_NEURONS = frozenset(NEURON_INTERVENTIONS)
+OWNED = frozenset({"uld", *NEURON_INTERVENTIONS})
+"""Interventions that know their own forget request alone."""
+_NEEDED = {"uld": "uld", **dict.fromkeys(NEURON_INTERVENTIONS, "neurons")}
+"""Under which name the manifest has what an intervention needs; ECO's for all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +83,22 @@ class Planner:
             request.forget_id: parse_intervention(override or request.intervention or default) for request in requests
         }
         for name in {name for names in (self.default, *self.chosen.values()) for name in names}:
-            needed = "uld" if name == "uld" else "eco"
+            needed = _NEEDED.get(name, "eco")
             if name not in STAND_ALONE and needed not in fitted.settings:
                 raise SettingsError(
                     f"intervention {name!r} was not fitted into this bundle",
                     allowed=", ".join(sorted({*fitted.settings, *STAND_ALONE})),
                     mend=f"fit again with --intervention {needed}",
                 )
+        measured = set(fitted.settings.get("neurons", {}).get("owners", {}).values())
+        if unmeasured := [
+            owner for owner, names in self.chosen.items() if set(names) & _NEURONS and owner not in measured
+        ]:
+            raise SettingsError(
+                "the neurons of a forget request were not measured",
+                value=unmeasured[0],
+                mend="fit again with --intervention neuron-adjust, or give it another intervention",
+            )
         taught = {owner for owners in fitted.settings.get("uld", {}).get("assistants", {}).values() for owner in owners}
         if untaught := [owner for owner, names in self.chosen.items() if "uld" in names and owner not in taught]:
             raise SettingsError(
@@ -96,17 +112,16 @@ class Planner:
     def choose(self, verdict: Verdict) -> tuple[str, ...]:
         """Return the interventions of a verdict: the first forget request's, but a refusal wins over everything.
 
-        What edits the prompt edits all that is named in it; an assistant knows its own people alone. Where it meets another
-        method, both act.
+        What edits the prompt edits all that is named in it; assistants and neurons are each request's own. Where these meet
+        another method, both act.
         """
         named = [self.chosen[forget_id] for forget_id in verdict.forget_ids if forget_id in self.chosen]
         first = next((names for names in named if "refusal" in names), named[0] if named else self.default)
-        if any("uld" in names for names in named) and any("uld" not in names for names in named):
+        if len({frozenset(names) & OWNED for names in named}) > 1:
             if any(set(names) & set(STAND_ALONE) for names in named):
                 return ("refusal",)
-            return tuple(
-                dict.fromkeys(name for names in sorted(named, key=lambda names: "uld" in names) for name in names)
-            )
+            ordered = sorted(named, key=lambda names: bool(set(names) & OWNED))
+            return tuple(dict.fromkeys(name for names in ordered for name in names))
         return first
 
     @property
@@ -151,6 +166,12 @@ class Planner:
         named = [name for name, owners in assistants.items() if set(owners) & set(verdict.forget_ids)]
         return named or list(assistants)
 
+    def find_tables(self, kind: str, verdict: Verdict) -> list[str]:
+        """Return the neuron tables of a verdict's forget requests, all of that kind where it names none that has one."""
+        owners = list(self.fitted.settings["neurons"]["owners"].values())
+        named = [owner for owner in owners if owner in verdict.forget_ids and kind in self.chosen.get(owner, (kind,))]
+        return [f"{kind}/{owner}" for owner in named or owners]
+
     def _cover(self, step: Step, prompt: Prompt) -> Step:
         whole = to_ranges(range(len(prompt.ids)))
         if step.method == "eco":
@@ -172,9 +193,19 @@ def parse_intervention(name: str) -> tuple[str, ...]:
 
 def uses_assistants(bundle: Bundle, override: str | None = None) -> bool:
     """Return whether any forget request of a bundle is suppressed by an assistant."""
+    return "uld" in find_used(bundle, override)
+
+
+def uses_neurons(bundle: Bundle, override: str | None = None) -> bool:
+    """Return whether any forget request of a bundle is suppressed at its neurons."""
+    return bool(_NEURONS & find_used(bundle, override))
+
+
+def find_used(bundle: Bundle, override: str | None = None) -> set[str]:
+    """Return every intervention that a bundle may apply."""
     default = bundle.manifest.intervention
     names = [override] if override else [default, *(request.intervention or default for request in bundle.requests)]
-    return any("uld" in parse_intervention(name) for name in names)
+    return {part for name in names for part in parse_intervention(name)}
 
 
 @INTERVENTIONS.register("eco")
@@ -193,6 +224,18 @@ def _plan_uld(planner: Planner, verdict: Verdict, prompt: Prompt) -> list[Step]:
     beside = record["weight_beside_eco"] if "eco" in planner.choose(verdict) else record["settings"]["weight"]
     settings = UldSettings(**{**record["settings"], "weight": beside})
     return [plan_uld(settings, planner.find_assistants(verdict))]
+
+
+@INTERVENTIONS.register(ADJUST)
+def _plan_adjust(planner: Planner, verdict: Verdict, prompt: Prompt) -> list[Step]:
+    del prompt
+    return [Step("neurons", (), {"tables": planner.find_tables(ADJUST, verdict)})]
+
+
+@INTERVENTIONS.register(ABLATE)
+def _plan_ablation(planner: Planner, verdict: Verdict, prompt: Prompt) -> list[Step]:
+    del prompt
+    return [Step("neurons", (), {"tables": planner.find_tables(ABLATE, verdict)})]
 
 
 @INTERVENTIONS.register("eco-span")

@@ -91,7 +91,10 @@ def _find_best(logits: torch.Tensor, settings: UldSettings) -> tuple[Any, torch.
 def measure_penalty(assistants: Sequence[torch.Tensor], settings: UldSettings) -> torch.Tensor:
     """Combine assistants' logits, each (rows, vocabulary), into what is subtracted, before the weight."""
     if settings.penalty == "advantage":
-        assistants = [(logits.log_softmax(-1) + math.log(logits.shape[-1])).clamp(min=0.0) for logits in assistants]
+        surprise = math.log(assistants[0].shape[-1])
+        assistants = [logits.log_softmax(-1).add_(surprise).clamp_(min=0.0) for logits in assistants]
+    if len(assistants) == 1:
+        return assistants[0]
     stacked = torch.stack(list(assistants))
     return stacked.sum(0) if settings.combine == "sum" else stacked.amax(0)
 

@@ -76,7 +76,10 @@ def fit(
         Path | None, typer.Option(help="JSON lines to keep; without it, built-in clean traffic stands in.")
     ] = None,
     clean: Annotated[Path | None, typer.Option(help="JSON lines of clean traffic, for calibration.")] = None,
-    intervention: Annotated[str, typer.Option(help="eco, uld, eco+uld, eco-span, swap, refusal or prompting.")] = "eco",
+    intervention: Annotated[
+        str,
+        typer.Option(help="eco, uld, eco+uld, neuron-adjust, concept-ablation, eco-span, swap, refusal or prompting."),
+    ] = "eco",
     alpha: Annotated[float, typer.Option(help="Allowed rate of false flags.")] = 0.001,
     classifier: Annotated[Classifier, typer.Option(help="Prompt classifier.")] = Classifier.cascade,
     encoder: Annotated[str | None, typer.Option(help="Sentence encoder: folder or name.")] = None,
@@ -98,6 +101,17 @@ def fit(
         str | None,
         typer.Option(help="Settings of assistants, for example assistants=one,weight=1.5,trainable=lora,epochs=10."),
     ] = None,
+    neurons: Annotated[
+        str | None,
+        typer.Option(help="Settings of neurons, for example share=0.12,score=gap,shift=posterior,probe=whitened."),
+    ] = None,
+    concepts: Annotated[
+        Path | None, typer.Option(help="JSON that names the neurons of concepts: {forget_id: [[layer, neuron], …]}.")
+    ] = None,
+    key_space: Annotated[
+        bool,
+        typer.Option("--key-space", help="Add probes that abstain from prompts which the text classifier let through."),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of splits, noise and stand-ins.")] = 0,
     private: Annotated[
         bool, typer.Option("--private", help="Keep forget rows as hashes keyed by UNLEARN_GUARD_SECRET.")
@@ -132,6 +146,9 @@ def fit(
         refusal_text=refusal_text,
         eco=_read_settings(eco, "eco", "kind=noise|zero|flip, mask=…, strength=…, dims=…"),
         uld=_read_settings(uld, "uld", "assistants=each|one, weight=…, trainable=lora|layers, epochs=…"),
+        neurons=_read_settings(neurons, "neurons", "share=…, score=gap|contrast, shift=posterior|coin, probe=…"),
+        concepts=_read_concepts(concepts),
+        key_space=key_space,
     )
     manifest = bundle.manifest
     summary: dict[str, Any] = {
@@ -144,6 +161,8 @@ def fit(
         "metrics": {key: value for key, value in manifest.metrics.items() if key != "eco"},
         "eco": manifest.interventions.get("eco"),
         "uld": manifest.interventions.get("uld"),
+        "neurons": manifest.interventions.get("neurons"),
+        "key_space": manifest.interventions.get("key_space"),
     }
     if as_json:
         print(json.dumps(summary))
@@ -165,8 +184,9 @@ def fit(
         console.print(f"  {key}: {value}", highlight=False)
     if summary["eco"]:
         console.print(f"  eco: {summary['eco']}", highlight=False)
-    if summary["uld"]:
-        console.print(f"  uld: {summary['uld']}", highlight=False)
+    for name in ("uld", "neurons", "key_space"):
+        if summary[name]:
+            console.print(f"  {name}: {summary[name]}", highlight=False)
 
 
 @app.command()
@@ -521,6 +541,12 @@ def _read_own_rows(suite: str, forget: Path | None, clean: Path | None) -> dict[
     if suite != "detection":
         raise SettingsError("--forget and --clean belong to another suite", value=suite, allowed="--suite detection")
     return {"forget": forget, "clean": clean}
+
+
+def _read_concepts(path: Path | None) -> dict[str, list[tuple[int, int]]] | None:
+    from unlearn_guard.corruptions.neuron_settings import read_concepts
+
+    return read_concepts(path) if path is not None else None
 
 
 def _read_settings(text: str | None, what: str, allowed: str) -> dict[str, str | float] | None:

@@ -90,6 +90,9 @@ def fit(
     refusal_text: str | None = None,
     eco: Mapping[str, str | float] | None = None,
     uld: Mapping[str, str | float] | None = None,
+    neurons: Mapping[str, str | float] | None = None,
+    concepts: Mapping[str, Sequence[tuple[int, int]]] | None = None,
+    key_space: bool = False,
 ) -> Bundle:
     """Fit a guard for `model` and write it atomically to `out`.
 
@@ -99,11 +102,14 @@ def fit(
     sentence encoder on the training rows, which takes minutes. The first intervention is
     the bundle's own. `private` keeps rows as keyed hashes; names, dates and titles still lie in the classifier, which
     cannot match without them. `eco` fixes kind, mask, strength or dims instead of what the search finds; `uld` sets
-    weights and training of assistants (`UldOptions`). Raises DataError for an empty, overlapping or too small
+    weights and training of assistants (`UldOptions`), `neurons` what is shifted and probed (`NeuronOptions`), `concepts` the
+    (layer, neuron) keys that concept ablation zeroes. `key_space` adds a probe per forget request that makes what screening let through
+    abstain. Raises DataError for an empty, overlapping or too small
     set, RowError for a malformed line, SettingsError and DependencyError for the rest; nothing is written then.
     """
     from unlearn_guard.classifiers.fitting import collect_aliases, fit_cascade, split_rows
     from unlearn_guard.corruptions.eco import EcoSettings
+    from unlearn_guard.corruptions.neuron_settings import INTERVENTIONS as NEURON_INTERVENTIONS
     from unlearn_guard.corruptions.planning import parse_intervention
 
     if not 0.0 < alpha < 1.0:
@@ -123,6 +129,10 @@ def fit(
         from unlearn_guard.corruptions.teaching import read_options
 
         read_options(uld)
+    if neurons is not None:
+        from unlearn_guard.corruptions.neuron_settings import read_options as read_neuron_options
+
+        read_neuron_options(neurons)
     if not interventions:
         raise SettingsError("no intervention named", mend="give at least one, for example eco")
     requests = _read_requests(forget if forget is not None else [], intervention=interventions[0])
@@ -210,6 +220,19 @@ def fit(
                 given=uld or {},
                 fixed_eco={name: value for name, value in (eco or {}).items() if name in ("kind", "mask", "dims")},
             )
+        settings |= _fit_neurons(
+            engine_of,
+            requests,
+            [name for name in names if name in NEURON_INTERVENTIONS],
+            retain_rows if any(row.answer for row in retain_rows) else clean_rows,
+            [*retain_rows, *clean_rows],
+            writer.path,
+            given=neurons or {},
+            concepts=concepts,
+            key_space=key_space,
+            seed=seed,
+            refusal_text=refusal_text,
+        )
         writer.write_lines("requests.jsonl", [request_record(request) for request in requests])
         # In the index's order: a neighbour is shown by its place.
         ordered = list(dict.fromkeys([*split.forget_train, *split.forget_validation]))
@@ -256,15 +279,15 @@ def amend(
     """
     import shutil
 
-    from unlearn_guard.corruptions.planning import parse_intervention
+    from unlearn_guard.corruptions.planning import OWNED, parse_intervention
 
     old = Bundle.load(bundle)
-    if "uld" in parse_intervention(intervention):
+    if OWNED & set(parse_intervention(intervention)):
         raise SettingsError(
             "intervention of what is added",
             value=intervention,
             allowed="refusal, prompting, or what the bundle has for ECO",
-            mend="assistants are trained by `unlearn-guard fit`",
+            mend="assistants and neurons are fitted by `unlearn-guard fit`",
         )
     requests = _read_requests(add if add is not None else [], intervention=intervention)
     requests += _read_documents(documents, intervention)
@@ -313,6 +336,7 @@ def amend(
                 interventions["uld"] = record
             elif "uld" in parse_intervention(default):
                 default = "refusal"
+        interventions, default = _drop_neurons(interventions, default, remove, writer.path("interventions/x").parent)
         stay = [request for request in old.requests if request.forget_id not in remove]
         added = [_with_aliases(request, request.aliases) for request in added]
         writer.write_lines("requests.jsonl", [request_record(request) for request in (*stay, *added)])
@@ -333,6 +357,26 @@ def amend(
             metrics={**manifest.metrics, "amended": [*manifest.metrics.get("amended", []), changes]},
         )
     return Bundle.load(out)
+
+
+def _drop_neurons(
+    interventions: dict[str, Any], default: str, remove: Sequence[str], folder: Path
+) -> tuple[dict[str, Any], str]:
+    """Take removed requests' neurons and probes out of a bundle."""
+    from unlearn_guard.corruptions.neuron_settings import INTERVENTIONS as NEURON_INTERVENTIONS
+    from unlearn_guard.corruptions.planning import parse_intervention
+
+    if not remove or not {"neurons", "key_space"} & set(interventions):
+        return interventions, default
+    from unlearn_guard.corruptions.neuron_fitting import drop_owners, drop_probes
+
+    kept = {name: record for name, record in interventions.items() if name not in ("neurons", "key_space")}
+    for name, drop in (("neurons", drop_owners), ("key_space", drop_probes)):
+        if name in interventions and (record := drop(interventions[name], folder, remove)) is not None:
+            kept[name] = record
+    if "neurons" not in kept and set(NEURON_INTERVENTIONS) & set(parse_intervention(default)):
+        default = "refusal"
+    return kept, default
 
 
 def _amend_names(
@@ -494,6 +538,48 @@ def _fit_uld(
         fixed_eco=fixed_eco,
         track=track,
     )
+
+
+def _fit_neurons(
+    engine_of: Callable[[], ReferenceEngine],
+    requests: Sequence[ForgetRequest],
+    used: Sequence[str],
+    kept: Sequence[Row],
+    clean: Sequence[Row],
+    path: Any,
+    *,
+    given: Mapping[str, str | float],
+    concepts: Mapping[str, Sequence[tuple[int, int]]] | None,
+    key_space: bool,
+    seed: int,
+    refusal_text: str | None,
+) -> dict[str, dict[str, Any]]:
+    """Measure neurons, and fit key-space probes; return the manifest's records of what was asked for."""
+    if not used and not key_space:
+        return {}
+    from unlearn_guard.corruptions.neuron_fitting import FILE, fit_probes, fit_tables
+    from unlearn_guard.corruptions.neuron_settings import read_options
+    from unlearn_guard.corruptions.refusal import DEFAULT_TEXT, encode_refusal
+
+    engine, options = engine_of(), read_options(given)
+    folder = path(f"interventions/{FILE}").parent
+
+    def encode(prompt: str, answer: str) -> tuple[list[int], list[int]]:
+        ids = engine.tokenizer(answer, add_special_tokens=False).input_ids if answer else []
+        return engine.render(prompt), [*ids, engine.end_token]
+
+    settings: dict[str, dict[str, Any]] = {}
+    if used:
+        with report_step(f"measure neurons on {sum(len(request.rows) for request in requests)} forget rows"):
+            settings["neurons"] = fit_tables(
+                engine.model, encode, requests, kept, options, folder=folder, concepts=concepts
+            )
+    if key_space:
+        with report_step(f"key-space probes from {len(clean)} clean rows"):
+            settings["key_space"] = fit_probes(engine.model, encode, requests, clean, options, seed=seed, folder=folder)
+        text = refusal_text or DEFAULT_TEXT
+        settings["key_space"]["abstention"] = encode_refusal(engine.tokenizer, text, engine.end_token)
+    return settings
 
 
 def _find_exclusive(engine: ReferenceEngine, forget: Sequence[Row], clean: Sequence[Row]) -> list[int]:

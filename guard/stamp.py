@@ -64,6 +64,12 @@ class Stamp:
         return next((step for step in self.steps if step.method == method), None)
 
 
+def find_tables(stamp: Stamp | None) -> list[str]:
+    """Return the neuron tables that a stamp names, in order."""
+    steps = [step for step in stamp.steps if step.method == "neurons"] if stamp is not None else []
+    return [str(name) for step in steps for name in step.params["tables"]]
+
+
 def canonical_json(value: Any) -> bytes:
     """Serialise plain data to the one byte string that stands for it."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()

@@ -7,6 +7,7 @@ each other.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,7 @@ from unlearn_guard.guard.screening import Guard
 from unlearn_guard.guard.stamp import Stamp
 from unlearn_guard.guard.verdict import Verdict
 from unlearn_guard.guard.watching import AnswerWatch
+from unlearn_guard.serving.transformers.neurons import NeuronHooks
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +47,15 @@ class ReferenceEngine:
         *,
         exclusive_ids: Sequence[int] = (),
         assistants: Mapping[str, Any] | None = None,
+        neurons: NeuronHooks | None = None,
+        abstention: Sequence[int] = (),
         batch_size: int = 32,
     ) -> None:
-        """`assistants` are models of their own, by the names that stamps give them."""
+        """`assistants` are models of their own, by the names that stamps give them; `abstention` is what is said where a
+        key-space probe of `neurons` notices a prompt that was not flagged."""
         self.model, self.tokenizer, self.batch_size = model.eval(), tokenizer, batch_size
         self.assistants = dict(assistants or {})
+        self.neurons, self.abstention = neurons, list(abstention)
         self.device = next(model.parameters()).device
         self.embedding = model.get_input_embeddings()
         self.hidden = int(self.embedding.weight.shape[1])
@@ -145,7 +151,9 @@ class ReferenceEngine:
             heads = [_splice(prompts[row], stamps[row]) for row in rows]
             sequences = [[*head, *answers[row]] for head, row in zip(heads, rows, strict=True)]
             ids, embeds, mask, positions = self._prefill(sequences, [stamps[row] for row in rows])
-            logits = self.model(inputs_embeds=embeds, attention_mask=mask, position_ids=positions).logits
+            own = [stamps[row] for row in rows]
+            with self._acting(own, [(ids.shape[1] - len(sequence), 0) for sequence in sequences], ids.shape[1]):
+                logits = self.model(inputs_embeds=embeds, attention_mask=mask, position_ids=positions).logits
             voices = Voices(self, [stamps[row] for row in rows])
             spoken = voices.read(ids, mask, positions)
             for place, row in enumerate(rows):
@@ -166,7 +174,15 @@ class ReferenceEngine:
         plans = [RowPlan(stamp, self.hidden, self.noise) if stamp else None for stamp in stamps]
         forced = [_forced(stamp) for stamp in stamps]
         ids, embeds, mask, positions = self._prefill(prompts, stamps)
-        result = self.model(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=True)
+        width = ids.shape[1]
+        with self._acting(stamps, [(width - len(prompt), 0) for prompt in prompts], width):
+            if self.neurons is not None and self.neurons.probes:
+                self.neurons.notice(len(prompts), width)
+            result = self.model(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=True)
+        if self.neurons is not None and self.neurons.probes:
+            for row, owners in enumerate(self.neurons.judge(len(prompts))):
+                if owners and stamps[row] is None:
+                    forced[row] = self.abstention
         voices = Voices(self, stamps)
         spoken = voices.read(ids, mask, positions)
         lengths = [len(prompt) for prompt in prompts]
@@ -195,15 +211,21 @@ class ReferenceEngine:
                     self._edit(embeds[row], tokens[row, None], plan, lengths[row] + step)
             mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
             at = torch.tensor([[length + step] for length in lengths], device=self.device)
-            result = self.model(
-                inputs_embeds=embeds,
-                attention_mask=mask,
-                position_ids=at,
-                past_key_values=result.past_key_values,
-                use_cache=True,
-            )
+            with self._acting(stamps, [(0, length + step) for length in lengths], 1):
+                result = self.model(
+                    inputs_embeds=embeds,
+                    attention_mask=mask,
+                    position_ids=at,
+                    past_key_values=result.past_key_values,
+                    use_cache=True,
+                )
             spoken = voices.read(tokens[:, None], mask, at)
         return outputs
+
+    def _acting(
+        self, stamps: Sequence[Stamp | None], spans: Sequence[tuple[int, int]], width: int
+    ) -> AbstractContextManager[None]:
+        return self.neurons.acting(stamps, spans, width) if self.neurons is not None else nullcontext()
 
     def _prefill(
         self, sequences: Sequence[Sequence[int]], stamps: Sequence[Stamp | None]

@@ -150,6 +150,8 @@ def admit(runtime: GuardRuntime, request: Any, origin: Origin) -> Any:
         _watch(runtime, request, origin)
         return request
     _refuse_unscreenable(request)
+    if runtime.has_probes:
+        _refuse_unprobeable(request, origin)
     ids = request.prompt_token_ids
     if (request.cache_salt or "").startswith(SALT_PREFIX):
         raise AdmissionError("cache_salt begins with a reserved prefix", allowed=f"anything but {SALT_PREFIX}…")
@@ -232,6 +234,20 @@ def _refuse_unscreenable(request: Any) -> None:
         what = "prompts without token ids"
     if what:
         raise AdmissionError(f"{what} cannot be screened and are refused while a guard is in force", allowed="text")
+
+
+def _refuse_unprobeable(request: Any, origin: Origin) -> None:
+    """Refuse what a key-space probe, which decides after the prompt was read, comes too late for."""
+    params, what = request.sampling_params, None
+    if params.prompt_logprobs is not None or params.prompt_logprob_token_ids is not None:
+        what = "log-probabilities of the prompt"
+    elif origin.is_beam:
+        what = "beam search"
+    if what:
+        raise AdmissionError(
+            f"{what} cannot be had while a key-space probe is in force",
+            mend="leave it out, or ask the operator for key_space=false",
+        )
 
 
 def _belongs(decision: Decision, ids: Sequence[int], origin: Origin) -> bool:

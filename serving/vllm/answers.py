@@ -44,6 +44,8 @@ def _wrap_add_request(original: Callable[..., Any]) -> Callable[..., Any]:
         for runtime in runtimes():
             decision = runtime.recall(request.prompt_token_ids or ())
             if decision is not None:
+                if runtime.has_probes and runtime.settings.acts and not decision.verdict.flagged:
+                    _watch_abstention(runtime, decision, self.request_states[request.request_id])
                 _hold(runtime, decision, self.request_states[request.request_id])
                 return result
         judges = any(runtime.settings.on_answer != "pass" for runtime in runtimes())
@@ -61,6 +63,21 @@ def _hold(runtime: GuardRuntime, decision: Decision, state: Any) -> None:
     if decision.refused:  # Its tokens are forced; there is nothing to judge.
         return
     HeldAnswer(runtime, decision, state)
+
+
+def _watch_abstention(runtime: GuardRuntime, decision: Decision, state: Any) -> None:
+    """Record an answer that the worker replaced because a key-space probe noticed the prompt: the tokens alone tell."""
+    detokenizer, make = state.detokenizer, state.make_request_output
+    if detokenizer is None:
+        return
+
+    def make_request_output(new_token_ids: list[int], *args: Any, **kwargs: Any) -> Any:
+        finish_reason = args[1] if len(args) > 1 else kwargs.get("finish_reason")
+        if finish_reason is not None:
+            runtime.record_abstention(state.request_id, decision, detokenizer.output_token_ids)
+        return make(new_token_ids, *args, **kwargs)
+
+    state.make_request_output = make_request_output
 
 
 class HeldAnswer:

@@ -164,7 +164,9 @@ class Chorus:
             batch.append(context)
             n_new += _count_new(context)
         found.append(self._speak(batch))
-        logits = torch.cat(found)
+        logits = found[0] if len(found) == 1 else torch.cat(found)
+        if order == list(range(len(order))):
+            return logits
         back = torch.empty(len(order), dtype=torch.int64)
         back[torch.tensor(order)] = torch.arange(len(order))
         return logits[back.to(logits.device)]

@@ -23,6 +23,8 @@ def run_canary(guard: Any) -> None:
         raise _idle("the forced-token logits processor is not in the sampler")
     if guard.subtracts:
         _prove_subtraction(guard)
+    if guard.neurons is not None and (idle := guard.neurons.run_canary(guard.runner._dummy_run)):
+        raise _idle(idle)
     if guard.edit is None:  # A later pipeline stage embeds nothing.
         return
     plain = _run(guard, RowEdits.blank(_ROWS, guard.hidden))
@@ -40,6 +42,7 @@ def run_canary(guard: Any) -> None:
     if _run(guard, RowEdits.blank(_ROWS, guard.hidden)) != plain:
         raise _idle("an edit outlived its step")
     acts = "embedding edit, token swap, forced tokens" + (", logit difference" if guard.subtracts else "")
+    acts += ", neurons" if guard.neurons is not None else ""
     logger.info("unlearn-guard: canary passed (%s)", acts)
 
 

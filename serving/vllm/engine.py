@@ -60,7 +60,9 @@ def _wrap_create_engine_config(original: Callable[..., Any]) -> Callable[..., An
             self.logits_processors = [*processors, *missing]
         config = original(self, *args, **kwargs)
         if settings.acts:
-            check_config(config, subtracts=subtracts)
+            check_config(
+                config, subtracts=subtracts, probes=settings.key_space and "key_space" in bundle.manifest.interventions
+            )
         check_model(bundle, config.model_config.model)
         logger.info(
             "unlearn-guard: bundle %s, %d forget requests, mode %s, intervention %s, vLLM %s",
@@ -83,7 +85,7 @@ def check_model(bundle: Bundle, model: str) -> None:
         logger.info("unlearn-guard: model not on disk yet, its fingerprint is checked after loading")
 
 
-def check_config(config: Any, *, subtracts: bool = False) -> None:
+def check_config(config: Any, *, subtracts: bool = False, probes: bool = False) -> None:
     """Raise EngineError for a setting under which a hook would not run, or flagged state would leak."""
     parallel, cache = config.parallel_config, config.kv_transfer_config
     refused = {
@@ -91,6 +93,7 @@ def check_config(config: Any, *, subtracts: bool = False) -> None:
         "pooling models": config.model_config.runner_type != "generate",
         "speculative decoding on the V1 runner": bool(config.speculative_config) and not config.use_v2_model_runner,
         "speculative decoding with uld": bool(config.speculative_config) and subtracts,
+        "speculative decoding with a key-space probe": bool(config.speculative_config) and probes,
         "dual batch overlap (--enable-dbo)": bool(parallel.use_ubatching),
         "prefill context parallelism": parallel.prefill_context_parallel_size > 1,
         "batch-sharded sampling": bool(parallel.enable_batch_sharded_sampling),

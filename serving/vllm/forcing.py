@@ -10,6 +10,7 @@ import torch
 
 from unlearn_guard.guard.marks import read_stamp
 from unlearn_guard.serving.vllm.batch import BatchFollower
+from unlearn_guard.serving.vllm.neurons import NeuronGuard
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,6 +33,16 @@ class ForcedTokens(BatchFollower[Forced]):
     hypotheses as new prompts, goes on where it was.
     """
 
+    neurons: NeuronGuard | None = None
+    """Whose probes may have noticed a prompt that was not flagged: it abstains."""
+
+    def begin(self, logits: torch.Tensor) -> torch.Tensor:
+        """Judge the prompts that ended in this step, and leave those that were noticed their forced token, log-probabilities included."""
+        if self.neurons is None:
+            return logits
+        self.neurons.judge()
+        return self.neurons.force(logits)
+
     def open_row(self, params: Any, prompt: Sequence[int], output: Sequence[int]) -> Forced | None:
         """Return what a refused request is forced to say."""
         stamp = read_stamp(params)
@@ -45,6 +56,8 @@ class ForcedTokens(BatchFollower[Forced]):
 
     def apply(self, logits: torch.Tensor, ctx: Any = None) -> torch.Tensor:
         """Leave each refused row its forced token alone."""
+        if self.neurons is not None:
+            logits = self.neurons.force(logits)
         if ctx is not None:
             return self._apply_v2(logits, ctx)
         for row, forced in self._rows.items():
@@ -66,3 +79,8 @@ class ForcedTokens(BatchFollower[Forced]):
             forced = torch.where(columns == chosen, 0.0, float("-inf")).to(logits.dtype)
             logits = torch.where(mine.unsqueeze(1), forced, logits)
         return logits
+
+
+def find_forced(processors: Sequence[Any]) -> ForcedTokens | None:
+    """Return ours among a sampler's processors."""
+    return next((processor for processor in processors if isinstance(processor, ForcedTokens)), None)

@@ -23,6 +23,8 @@ from unlearn_guard.serving.vllm.settings import GuardSettings
 
 _REMEMBERED_TOKENS = 262_144
 """How many prompt tokens the decisions that beam search asks for again may hold together."""
+_TELLING_TOKENS = 4
+"""So many tokens of the abstention are no coincidence."""
 _EXPECTED_REQUESTS = 1_024
 """Admitted prompts whose answers may still be made."""
 
@@ -67,6 +69,7 @@ class GuardRuntime:
         self.bundle = bundle
         self.tokenizer = tokenizer
         self.planner = load_planner(bundle, tokenizer, end_token, intervention=settings.intervention)
+        self.probes = bundle.manifest.interventions.get("key_space", {}) if settings.key_space else {}
         self.marker = Marker(ensure_secret(), bundle.revision)
         self.drift = DriftMonitor(getattr(self.guard.classifier, "served", (0.0,)))
         self.pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="unlearn-guard")
@@ -76,6 +79,11 @@ class GuardRuntime:
         self._remembered_tokens = 0
         self._expected: OrderedDict[bytes, Decision] = OrderedDict()
         self._lock = threading.Lock()
+
+    @property
+    def has_probes(self) -> bool:
+        """Whether key-space probes may make a request abstain that screening let through."""
+        return bool(self.probes)
 
     def decide(self, token_ids: Sequence[int], origin: Origin) -> Decision:
         """Screen a prompt; beam search asks for the same one at every step and gets the same decision."""
@@ -139,6 +147,15 @@ class GuardRuntime:
         self.counters.count_answer(action)
         if self.audit is not None:
             self.audit.append(self._make_row(request_id, decision, verdict, f"answer:{action}"))
+
+    def record_abstention(self, request_id: str, decision: Decision, tokens: Sequence[int]) -> None:
+        """Record that a request abstained, where its answer is the abstention, or so much of it as the client let through."""
+        expected = [token for token in self.probes["abstention"] if token != self.end_token]
+        said = [int(token) for token in tokens if token != self.end_token]
+        if said == expected[: len(said)] and len(said) >= min(_TELLING_TOKENS, len(expected)):
+            owners = tuple(self.probes["owners"].values())
+            verdict = Verdict(True, owners if len(owners) == 1 else (), 0.0, self.probes["alpha"], "key_space")
+            self.record_answer(request_id, decision, verdict, "abstained")
 
     def record(self, request_id: str, decision: Decision, action: str) -> None:
         """Count what really happens to a request, and write its audit row."""

@@ -37,6 +37,8 @@ class GuardSettings(BaseModel):
     """Tokens that the assistants' pool of keys and values holds; never less than one longest request."""
     assistant_memory_mib: int | None = Field(default=None, ge=1)
     """The most that assistants may take on each device; None: what the engine has left."""
+    key_space: bool = True
+    """Whether the bundle's key-space probes, if it has any, make what they notice abstain."""
     threads: int = Field(default=2, ge=1)
     """Threads that screen requests beside the event loop."""
     abi: int = ABI

@@ -20,6 +20,7 @@ from unlearn_guard.guard.errors import EngineError
 from unlearn_guard.guard.marks import read_stamp
 from unlearn_guard.serving.vllm.assistants import Chorus, OffsetChorus
 from unlearn_guard.serving.vllm.batch import BatchFollower
+from unlearn_guard.serving.vllm.forcing import find_forced
 from unlearn_guard.serving.vllm.seams import patch
 
 
@@ -113,17 +114,23 @@ class LogitDifference(BatchFollower[Muted]):
         return [(row, self._rows[slot]) for row, slot in found]
 
     def _subtract(self, logits: torch.Tensor, rows: Sequence[tuple[int, Muted]]) -> torch.Tensor:
+        muted = [muted for _, muted in rows]
+        if len(rows) == len(logits):  # Both are in order of the batch.
+            return self._decide(logits.float(), muted)
         places = torch.tensor([row for row, _ in rows], device=logits.device)
-        chosen = logits[places].float()
-        if self._is_first:
-            chosen = self._suppress(chosen, [muted for _, muted in rows])
-        if self._group is not None:
-            # One rank decides: assistants on several devices could differ in a last bit, and the ranks would part.
-            chosen = self._group.broadcast(chosen.contiguous(), src=0)
         # A copy, float32: the rows of others keep their values, and what vLLM holds of these logits stays as it was.
         result = logits.to(torch.float32, copy=True)
-        result[places] = chosen
+        result[places] = self._decide(logits[places].float(), muted)
         return result
+
+    def _decide(self, logits: torch.Tensor, rows: Sequence[Muted]) -> torch.Tensor:
+        """Return new logits of flagged rows, the same on every rank."""
+        if self._is_first:
+            logits = self._suppress(logits, rows)
+        if self._group is not None:
+            # One rank decides: assistants on several devices could differ in a last bit, and the ranks would part.
+            logits = self._group.broadcast(logits.contiguous() if self._is_first else logits.clone(), src=0)
+        return logits
 
     def _suppress(self, logits: torch.Tensor, rows: Sequence[Muted]) -> torch.Tensor:
         if self._chorus is None:
@@ -131,14 +138,19 @@ class LogitDifference(BatchFollower[Muted]):
         for muted in rows:
             if not muted.contexts:
                 muted.contexts = [self._chorus.open(name, muted.tail) for name in muted.names]
-        said = self._chorus.listen([context for muted in rows for context in muted.contexts])
+        said = self._chorus.listen([context for muted in rows for context in muted.contexts])[:, : logits.shape[1]]
         starts = list(itertools.accumulate((len(muted.contexts) for muted in rows), initial=0))
         alike: dict[tuple[UldSettings, int], list[int]] = {}
         for place, muted in enumerate(rows):
             alike.setdefault((muted.settings, len(muted.contexts)), []).append(place)
+        if len(alike) == 1:
+            ((settings, n_heard),) = alike
+            return suppress(
+                logits, measure_penalty([said[number::n_heard] for number in range(n_heard)], settings), settings
+            )
         result = torch.empty_like(logits)
         for (settings, n_heard), places in alike.items():
-            heard = [said[[starts[place] + number for place in places], : logits.shape[1]] for number in range(n_heard)]
+            heard = [said[[starts[place] + number for place in places]] for number in range(n_heard)]
             result[places] = suppress(logits[places], measure_penalty(heard, settings), settings)
         return result
 
@@ -155,9 +167,11 @@ def install_subtraction() -> None:
 def _wrap_forward(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def forward(self: Any, logits: torch.Tensor, sampling_metadata: Any, *args: Any, **kwargs: Any) -> Any:
-        processor = find_processor(sampling_metadata.logitsprocs.non_argmax_invariant)
-        if processor is not None:
+        processors = sampling_metadata.logitsprocs.non_argmax_invariant
+        if (processor := find_processor(processors)) is not None:
             logits = processor.begin(logits)
+        if (forced := find_forced(processors)) is not None:
+            logits = forced.begin(logits)
         return original(self, logits, sampling_metadata, *args, **kwargs)
 
     return forward
@@ -166,9 +180,10 @@ def _wrap_forward(original: Callable[..., Any]) -> Callable[..., Any]:
 def _wrap_call(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def call(self: Any, logits: torch.Tensor, input_batch: Any, *args: Any, **kwargs: Any) -> Any:
-        processor = find_processor(self.logits_processors)
-        if processor is not None:
+        if (processor := find_processor(self.logits_processors)) is not None:
             logits = processor.begin(logits, input_batch.idx_mapping_np.tolist())
+        if (forced := find_forced(self.logits_processors)) is not None:
+            logits = forced.begin(logits)
         return original(self, logits, input_batch, *args, **kwargs)
 
     return call

@@ -13,11 +13,14 @@ from typing import Any
 
 from unlearn_guard.corruptions.eco import NoiseTable, RowPlan
 from unlearn_guard.corruptions.embedding import EmbeddingEdit
-from unlearn_guard.corruptions.planning import Fitted, uses_assistants
+from unlearn_guard.corruptions.neuron_fitting import load_probes, load_tables
+from unlearn_guard.corruptions.planning import Fitted, uses_assistants, uses_neurons
 from unlearn_guard.guard.bundle import Bundle
 from unlearn_guard.guard.errors import EngineError
 from unlearn_guard.guard.marks import read_stamp
 from unlearn_guard.serving.vllm.assistants import Chorus, OffsetChorus, open_chorus
+from unlearn_guard.serving.vllm.forcing import find_forced
+from unlearn_guard.serving.vllm.neurons import NeuronGuard
 from unlearn_guard.serving.vllm.seams import patch
 from unlearn_guard.serving.vllm.settings import GuardSettings, settings_of
 from unlearn_guard.serving.vllm.subtraction import find_processor
@@ -85,6 +88,7 @@ class WorkerGuard:
         if self.subtracts:
             self.chorus = open_chorus(worker, settings, fitted)
             self._attach()
+        self.neurons = self._open_neurons(config, fitted, settings, uses_neurons(bundle, settings.intervention))
         self._wrap_runner()
 
     def _attach(self) -> None:
@@ -95,6 +99,33 @@ class WorkerGuard:
             processor.attach(self.chorus, get_tp_group())
         elif get_pp_group().is_last_rank:
             raise EngineError("the logit-difference processor is not in the sampler", mend="report it")
+
+    def _open_neurons(self, config: Any, fitted: Fitted, settings: GuardSettings, edits: bool) -> NeuronGuard | None:
+        probed = settings.key_space and "key_space" in fitted.settings
+        if not edits and not probed:
+            return None
+        from vllm.distributed import get_pp_group, get_tp_group
+
+        assert fitted.folder is not None
+        if probed and get_pp_group().world_size > 1:
+            raise EngineError("the key-space probe does not work with pipeline parallelism", mend="set key_space=false")
+        record = fitted.settings.get("key_space", {})
+        neurons = NeuronGuard(
+            self.runner.get_model(),
+            load_tables(fitted.settings["neurons"], fitted.folder) if edits else {},
+            load_probes(record, fitted.folder) if probed else {},
+            record.get("abstention", ()),
+            n_rows=_count_rows(config),
+            n_reads=config.scheduler_config.max_num_seqs,
+            device=self.runner.device,
+            group=get_tp_group(),
+        )
+        forced = find_forced(self.processors() or ())
+        if forced is not None:
+            forced.neurons = neurons
+        elif get_pp_group().is_last_rank:
+            raise EngineError("the forced-token processor is not in the sampler", mend="report it")
+        return neurons
 
     def processors(self) -> Sequence[Any] | None:
         """Return the sampler's processors that may change the best token, None where this stage does not sample."""
@@ -111,10 +142,9 @@ class WorkerGuard:
         module = find_embedding(self.runner.get_model())
         if module is None:
             raise EngineError("the model has no input embedding to hook", mend="report the architecture")
-        captured = config.compilation_config.max_cudagraph_capture_size or 0
         return EmbeddingEdit(
             module,
-            n_rows=max(config.scheduler_config.max_num_batched_tokens, captured) + _SLACK_ROWS,
+            n_rows=_count_rows(config),
             hidden=self.hidden,
             vocabulary=int(config.model_config.get_vocab_size()),
             dtype=config.model_config.dtype,
@@ -140,8 +170,8 @@ class WorkerGuard:
             result = original(scheduler_output, *args, **kwargs)
             if self.edit is not None:
                 self.edit.clear()
-                if self.plans:
-                    stage(result, *args)
+            if self.plans or self.neurons is not None:
+                stage(result, *args)
             return result
 
         setattr(self.runner, name, prepare)
@@ -151,9 +181,13 @@ class WorkerGuard:
         """Keep the plans of running flagged requests; preempted ones keep theirs, resumed ones may be sent again."""
         for request_id in scheduler_output.finished_req_ids:
             self.plans.pop(request_id, None)
+            if self.neurons is not None:
+                self.neurons.close(request_id)
         for new in scheduler_output.scheduled_new_reqs:
             self.plans.pop(new.req_id, None)  # An id that comes again is another request.
             stamp = read_stamp(new.sampling_params)
+            if self.neurons is not None:
+                self.neurons.open(new.req_id, stamp, len(new.prompt_token_ids or ()))
             if stamp is not None:
                 plan = RowPlan(stamp, self.hidden, self.noise)
                 if plan.edits_rows:
@@ -171,7 +205,10 @@ class WorkerGuard:
 
     def stage(self, request_ids: Sequence[str], computed: Any, counts: Any) -> None:
         """Write this step's edits: request i owns the next counts[i] rows, from absolute position computed[i]."""
-        assert self.edit is not None
+        if self.neurons is not None:
+            self.neurons.stage(request_ids, computed, counts)
+        if self.edit is None or not self.plans:
+            return
         row = 0
         for place, request_id in enumerate(request_ids):
             count = int(counts[place])
@@ -182,6 +219,12 @@ class WorkerGuard:
                 if edits is not None:
                     self.edit.write(row, edits)
             row += count
+
+
+def _count_rows(config: Any) -> int:
+    """Return the most rows that one forward pass may have."""
+    captured = config.compilation_config.max_cudagraph_capture_size or 0
+    return int(max(config.scheduler_config.max_num_batched_tokens, captured)) + _SLACK_ROWS
 
 
 def find_embedding(model: Any) -> Any:

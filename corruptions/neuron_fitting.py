@@ -1,0 +1,255 @@
+"""From forget requests to neuron tables and key-space probes: what is measured, how it lies in a bundle, how it is read again."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unlearn_guard.corruptions import key_space
+from unlearn_guard.corruptions.augmentation import reframe
+from unlearn_guard.corruptions.gated_mlp import find_gated_mlps
+from unlearn_guard.corruptions.key_space import Floats, Probe
+from unlearn_guard.corruptions.mlp_edit import AblationTable, AdjustTable, Table
+from unlearn_guard.corruptions.neuron_settings import ABLATE, ADJUST, Counted, NeuronOptions
+from unlearn_guard.corruptions.neurons import (
+    Moments,
+    NeuronStatistics,
+    Text,
+    measure_keys,
+    measure_neurons,
+    rank_neurons,
+    select_neurons,
+)
+from unlearn_guard.guard.bundle import write_atomic
+from unlearn_guard.guard.errors import BundleError, DataError, SettingsError
+from unlearn_guard.guard.rows import ForgetRequest, Row
+
+FILE = "neurons.safetensors"
+PROBES_FILE = "key_space.safetensors"
+_FIELDS = ("mean", "variance")
+_SHOTS = 3
+Encode = Callable[[str, str], tuple[list[int], list[int]]]
+"""Prompt and answer to their token ids, the prompt as it is served."""
+
+
+def mark_text(prompt: Sequence[int], answer: Sequence[int], counted: Counted) -> Text:
+    """Return prompt and answer as one text of which the chosen tokens count."""
+    length = len(prompt) + len(answer)
+    if counted == "all":
+        return Text((*prompt, *answer), 0, length)
+    # A token's neurons decide about the next one: the prompt's last token predicts the answer's first.
+    stop = len(prompt) if counted == "last" else max(len(prompt), length - 1)
+    return Text((*prompt, *answer), len(prompt) - 1, stop)
+
+
+def fit_tables(
+    model: Any,
+    encode: Encode,
+    requests: Sequence[ForgetRequest],
+    kept: Sequence[Row],
+    options: NeuronOptions,
+    *,
+    folder: Path,
+    concepts: Mapping[str, Sequence[tuple[int, int]]] | None = None,
+) -> dict[str, Any]:
+    """Measure the neurons of each forget request and of kept rows, and write them to `folder`; return the manifest's record.
+
+    `concepts` names the (layer, neuron) keys of a request's concept instead of having them found. Raises DataError for too few
+    texts, SettingsError for a neuron that the model does not have.
+    """
+    mlps = find_gated_mlps(model)
+    shape = (len(mlps), mlps[0].n_neurons)
+    for owner, places in (concepts or {}).items():
+        if outside := [place for place in places if not (0 <= place[0] < shape[0] and 0 <= place[1] < shape[1])]:
+            raise SettingsError(
+                f"concept neuron of {owner}",
+                value=outside[0],
+                allowed=f"layer below {shape[0]}, neuron below {shape[1]}",
+            )
+
+    def read(rows: Sequence[Row], what: str) -> NeuronStatistics:
+        texts = [mark_text(*encode(row.query, row.answer), options.counted) for row in rows if row.query]
+        return measure_neurons(model, texts, what=what)
+
+    retain = read(kept, "retain")
+    tensors = _pack("retain", retain)
+    owners = {}
+    for number, request in enumerate(requests):
+        owners[f"{number:04d}"] = request.forget_id
+        tensors |= _pack(f"{number:04d}", read(request.rows, f"forget ({request.forget_id})"))
+    _save(folder / FILE, tensors)
+    return {
+        "options": asdict(options),
+        "owners": owners,
+        "concepts": {owner: [list(place) for place in places] for owner, places in (concepts or {}).items()},
+        "shape": list(shape),
+    }
+
+
+def load_tables(record: Mapping[str, Any], folder: Path) -> dict[str, Table]:
+    """Return the tables of a bundle by `neuron-adjust/<forget_id>` and `concept-ablation/<forget_id>`."""
+    from safetensors.numpy import load_file
+
+    tensors = load_file(folder / FILE)
+    options = NeuronOptions(**record["options"])
+    retain = _unpack("retain", tensors)
+    tables: dict[str, Table] = {}
+    for seed, (number, owner) in enumerate(record["owners"].items()):
+        if f"{number}.gate.mean" not in tensors:
+            raise BundleError("the bundle has no neuron statistics of a forget request", value=owner, mend="fit again")
+        forget = _unpack(number, tensors)
+        chosen = select_neurons(forget.gate, retain.gate, options.share, options.score)
+        tables[f"{ADJUST}/{owner}"] = AdjustTable(chosen, forget.gate, retain.gate, options.shift, seed)
+        places = record["concepts"].get(owner)
+        tables[f"{ABLATE}/{owner}"] = AblationTable(
+            select_concept(forget.key, retain.key, options.concept_neurons)
+            if places is None
+            else _mark(places, tuple(record["shape"]))
+        )
+    return tables
+
+
+def select_concept(forget: Moments, retain: Moments, n_neurons: int) -> Any:
+    """Return the keys that stand out most in a request's own texts, by standardised contrast of their size."""
+    ranks = rank_neurons(forget, retain, "contrast")
+    chosen = np.zeros(ranks.size, np.bool_)
+    chosen[np.argsort(-ranks, axis=None, kind="stable")[: min(n_neurons, ranks.size)]] = True
+    return chosen.reshape(ranks.shape)
+
+
+def drop_owners(record: dict[str, Any], folder: Path, removed: Sequence[str]) -> dict[str, Any] | None:
+    """Take requests out of a record and its file; return None where none is left."""
+    from safetensors.numpy import load_file
+
+    gone = [number for number, owner in record["owners"].items() if owner in removed]
+    owners = {number: owner for number, owner in record["owners"].items() if number not in gone}
+    if not owners:
+        (folder / FILE).unlink(missing_ok=True)
+        return None
+    tensors = load_file(folder / FILE)
+    _save(folder / FILE, {name: array for name, array in tensors.items() if name.split(".")[0] not in gone})
+    return {
+        **record,
+        "owners": owners,
+        "concepts": {owner: places for owner, places in record["concepts"].items() if owner not in removed},
+    }
+
+
+def fit_probes(
+    model: Any,
+    encode: Encode,
+    requests: Sequence[ForgetRequest],
+    clean: Sequence[Row],
+    options: NeuronOptions,
+    *,
+    seed: int,
+    folder: Path,
+) -> dict[str, Any]:
+    """Fit a key-space probe per forget request and write them to `folder`; return the manifest's record.
+
+    Half of the clean rows shape the probes, the other half, by hash, sets their thresholds. Raises DataError for too few rows.
+    """
+    n_layers = len(find_gated_mlps(model))
+    layer = min(n_layers - 1, max(0, round(options.probe_depth * n_layers) - 1))
+    rows = sorted({row.digest: row for row in clean if row.query}.values(), key=lambda row: row.digest)
+    if len(rows) < 2 * key_space.MIN_PROMPTS:
+        raise DataError(
+            "too few clean rows for the key-space probe", value=len(rows), allowed=f"{2 * key_space.MIN_PROMPTS}"
+        )
+
+    def read(part: Sequence[Row], salt: str) -> dict[int, Floats]:
+        prompts = dress([row.query for row in part], random.Random(f"key-space:{seed}:{salt}"))
+        found = measure_keys(model, [encode(prompt, "")[0] for prompt in prompts], [layer])
+        return {own: keys.numpy() for own, keys in found.items()}
+
+    shaping, calibrating = read(rows[::2], "shape"), read(rows[1::2], "calibrate")
+    tensors: dict[str, Any] = {}
+    owners: dict[str, str] = {}
+    for number, request in enumerate(requests):
+        probe = key_space.fit_probe(read(request.rows, request.forget_id), shaping, options.probe)
+        threshold = key_space.calibrate(probe.score(calibrating), options.probe_alpha)
+        owners[f"{number:04d}"] = request.forget_id
+        tensors |= key_space.to_tensors(f"{number:04d}", Probe(probe.weights, threshold))
+    _save(folder / PROBES_FILE, tensors)
+    n_clean = len(next(iter(calibrating.values())))
+    return {
+        "owners": owners,
+        "layers": [layer],
+        "alpha": options.probe_alpha,
+        "kind": options.probe,
+        "n_clean": n_clean,
+    }
+
+
+def load_probes(record: Mapping[str, Any], folder: Path) -> dict[str, Probe]:
+    """Return the probes of a bundle by forget request."""
+    from safetensors.numpy import load_file
+
+    found = key_space.from_tensors(load_file(folder / PROBES_FILE))
+    if missing := [owner for number, owner in record["owners"].items() if number not in found]:
+        raise BundleError("the bundle has no key-space probe of a forget request", value=missing[0], mend="fit again")
+    return {owner: found[number] for number, owner in record["owners"].items()}
+
+
+def drop_probes(record: dict[str, Any], folder: Path, removed: Sequence[str]) -> dict[str, Any] | None:
+    """Take requests' probes out of a record and its file; return None where none is left."""
+    from safetensors.numpy import load_file
+
+    owners = {number: owner for number, owner in record["owners"].items() if owner not in removed}
+    if not owners:
+        (folder / PROBES_FILE).unlink(missing_ok=True)
+        return None
+    tensors = load_file(folder / PROBES_FILE)
+    _save(folder / PROBES_FILE, {name: array for name, array in tensors.items() if name.split("/")[0] in owners})
+    return {**record, "owners": owners}
+
+
+def dress(prompts: Sequence[str], rng: random.Random) -> list[str]:
+    """Return prompts plain, in another frame, in lower case, and behind worked examples of other prompts.
+
+    What a probe is shaped with must vary in form, or it learns the form.
+    """
+    dressed = []
+    for prompt in prompts:
+        dressed.append(prompt)
+        framed = reframe(prompt, rng)
+        dressed.append(framed.lower() if rng.random() < 0.5 else framed)
+        if rng.random() < 0.25:
+            shots = rng.sample(list(prompts), min(_SHOTS, len(prompts)))
+            dressed.append("\n\n".join([*(f"Q: {shot}\nA: …" for shot in shots), f"Q: {prompt}\nA:"]))
+    return dressed
+
+
+def _pack(name: str, statistics: NeuronStatistics) -> dict[str, Any]:
+    packed: dict[str, Any] = {}
+    for kind in ("gate", "key"):
+        moments: Moments = getattr(statistics, kind)
+        packed |= {f"{name}.{kind}.{field}": getattr(moments, field).astype(np.float32) for field in _FIELDS}
+    return {**packed, f"{name}.n": np.array([statistics.gate.n], np.int64)}
+
+
+def _unpack(name: str, tensors: Mapping[str, Any]) -> NeuronStatistics:
+    def read(kind: str) -> Moments:
+        return Moments(
+            int(tensors[f"{name}.n"][0]), *(tensors[f"{name}.{kind}.{field}"].astype(np.float64) for field in _FIELDS)
+        )
+
+    return NeuronStatistics(read("gate"), read("key"))
+
+
+def _mark(places: Sequence[Sequence[int]], shape: tuple[int, ...]) -> Any:
+    chosen = np.zeros(shape, np.bool_)
+    for layer, neuron in places:
+        chosen[layer, neuron] = True
+    return chosen
+
+
+def _save(path: Path, tensors: Mapping[str, Any]) -> None:
+    from safetensors.numpy import save
+
+    write_atomic(path, save({name: np.ascontiguousarray(array) for name, array in tensors.items()}))

@@ -1,0 +1,244 @@
+"""Neuron interventions and key-space probes inside vLLM equal the transformers reference, token for token."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.vllm
+
+INTERVENTIONS = ("neuron-adjust", "concept-ablation", "eco+neuron-adjust", "eco", "refusal")
+ABSTENTION = "I'm sorry, but I can't help with that."
+
+
+@pytest.fixture(scope="module")
+def make_bundle(world: Any, models: Any, tmp_path_factory: Any) -> Any:
+    """Fit a bundle in which each person is suppressed in another way."""
+    from unlearn_guard.guard.compose import fit
+    from unlearn_guard.guard.rows import group_requests
+
+    def make(name: str, *, key_space: bool = False, **options: Any) -> Path:
+        out = tmp_path_factory.mktemp("bundles") / name
+        requests = [
+            replace(request, intervention=intervention)
+            for request, intervention in zip(group_requests(world.forget_rows), INTERVENTIONS, strict=True)
+        ]
+        fit(
+            models["full"],
+            requests,
+            world.retain_rows,
+            clean=world.clean_rows,
+            classifier="name-match",
+            interventions=("eco",),
+            neurons={"share": 0.2, "concept_neurons": 60, "probe_alpha": 0.02, **options},
+            key_space=key_space,
+            out=out,
+        )
+        return out
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def folder(make_bundle: Any) -> Path:
+    return make_bundle("neurons", key_space=True)
+
+
+@pytest.fixture(scope="module")
+def asked(world: Any) -> list[str]:
+    """Questions about every person to forget, some of them nameless, in turn with clean ones."""
+    named = [item.question for item in world.sets["forget.given"] if item.named][::9]
+    nameless = [item.question for item in world.sets["forget.given"] if not item.named][::2]
+    forget = [*named, *nameless]
+    retain = [item.question for item in world.sets["retain"]][:: 242 // len(forget)]
+    return [question for pair in zip(forget, retain, strict=False) for question in pair]
+
+
+def open_reference(model: Path, folder: Path) -> Any:
+    from unlearn_guard.corruptions.neuron_fitting import load_probes, load_tables
+    from unlearn_guard.guard.bundle import Bundle
+    from unlearn_guard.guard.compose import load_planner
+    from unlearn_guard.guard.screening import Guard
+    from unlearn_guard.serving.transformers.engine import GuardedModel, ReferenceEngine
+    from unlearn_guard.serving.transformers.neurons import NeuronHooks
+
+    bundle = Bundle.load(folder)
+    plain = ReferenceEngine.load(model, batch_size=1)
+    planner = load_planner(bundle, plain.tokenizer, plain.end_token)
+    settings, inside = planner.fitted.settings, folder / "interventions"
+    probes = load_probes(settings["key_space"], inside) if "key_space" in settings else {}
+    engine = ReferenceEngine(
+        plain.model,
+        plain.tokenizer,
+        batch_size=1,
+        exclusive_ids=planner.fitted.exclusive_ids,
+        neurons=NeuronHooks(plain.model, load_tables(settings["neurons"], inside), probes),
+        abstention=settings.get("key_space", {}).get("abstention", ()),
+    )
+    return GuardedModel(engine, Guard.load(folder), planner)
+
+
+@pytest.fixture(scope="module")
+def reference(models: Any, folder: Path) -> Any:
+    return open_reference(models["full"], folder)
+
+
+def answer(guarded: Any, questions: list[str], *, max_new_tokens: int = 24) -> list[list[int]]:
+    stamps = guarded.stamp(questions, guarded.screen(questions))
+    prompts = [guarded.engine.render(question) for question in questions]
+    found = guarded.engine.generate(prompts, stamps, max_new_tokens=max_new_tokens)
+    return [cut(tokens) for tokens in found]
+
+
+def cut(tokens: list[int], end: int = 0) -> list[int]:
+    """Return what comes before the end token."""
+    return tokens[: tokens.index(end)] if end in tokens else tokens
+
+
+def tokens_of(rows: list[dict[str, Any]]) -> list[list[int]]:
+    return [cut(row["tokens"]) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def eager(start_engine: Any, folder: Path) -> Any:
+    return start_engine(settings={"bundle": str(folder), "on_answer": "pass"})
+
+
+def test_edits_and_probes_change_answers(reference: Any, asked: list[str]) -> None:
+    """The tests below would say little if nothing was changed, or nothing noticed."""
+    stamps = reference.stamp(asked, reference.screen(asked))
+    prompts = [reference.engine.render(text) for text in asked]
+    hooks, reference.engine.neurons = reference.engine.neurons, None
+    plain = [cut(tokens) for tokens in reference.engine.generate(prompts, [None] * len(asked), max_new_tokens=24)]
+    reference.engine.neurons = hooks
+    found = answer(reference, asked)
+    for method in ("neurons", "eco", "refusal"):
+        changed = [a != b for a, b, stamp in zip(plain, found, stamps, strict=True) if stamp and stamp.step(method)]
+        assert sum(changed) > 0.5 * len(changed), method
+    noticed = [a != b for a, b, stamp in zip(plain, found, stamps, strict=True) if not stamp]
+    assert 0 < sum(noticed) < len(noticed)
+
+
+def test_vllm_equals_reference(eager: Any, reference: Any, asked: list[str]) -> None:
+    assert "neurons" in eager.log()
+    assert tokens_of(eager.chat(asked)) == answer(reference, asked)
+
+
+def test_vllm_equals_reference_in_one_batch(eager: Any, reference: Any, asked: list[str]) -> None:
+    """Two tables, ECO beside one of them, refusals, abstentions and clean rows, each with its own decision."""
+    assert tokens_of(eager.chat(asked, together=True)) == answer(reference, asked)
+
+
+def find_noticed(reference: Any, asked: list[str]) -> str:
+    stamps = reference.stamp(asked, reference.screen(asked))
+    found = answer(reference, asked)
+    texts = zip(asked, found, stamps, strict=True)
+    return next(text for text, tokens, stamp in texts if not stamp and reference.engine.decode(tokens) == ABSTENTION)
+
+
+def test_abstention_holds_for_n_sampling_and_log_probabilities(eager: Any, reference: Any, asked: list[str]) -> None:
+    question = find_noticed(reference, asked)
+    (row,) = eager.chat([question], n=3, temperature=1.3, seed=4, logprobs=2, max_tokens=40)
+    assert set(row["texts"]) == {ABSTENTION}
+    assert all(step[str(token)] == 0.0 for step, token in zip(row["logprobs"], row["tokens"], strict=True))
+
+
+def test_prompt_log_probabilities_and_beams_are_refused(eager: Any, world: Any) -> None:
+    """A probe decides when the prompt was read: too late for these."""
+    from unlearn_guard.serving.vllm.session import SessionError
+
+    clean = world.sets["retain"][0].question
+    with pytest.raises(SessionError, match="key-space probe"):
+        eager.chat([clean], prompt_logprobs=1)
+    item = {"messages": [{"role": "user", "content": clean}]}
+    with pytest.raises(SessionError, match="key-space probe"):
+        eager.ask("beam", items=[item], width=2, max_tokens=4)
+
+
+def test_chunked_prefill_and_preemption_change_nothing(
+    start_engine: Any, folder: Path, reference: Any, asked: list[str]
+) -> None:
+    engine = start_engine(
+        settings={"bundle": str(folder), "on_answer": "pass"},
+        enable_chunked_prefill=True,
+        max_model_len=96,
+        max_num_batched_tokens=8,
+        max_num_seqs=8,
+        num_gpu_blocks_override=7,
+        disable_log_stats=False,
+    )
+    answers = engine.chat(asked, together=True, ignore_eos=True, max_tokens=40)
+    assert engine.ask("preemptions") > 0
+    assert [tokens[:24] for tokens in tokens_of(answers)] == answer(reference, asked)
+    engine.close()
+
+
+def test_unflagged_rows_are_stock_beside_flagged_ones(
+    start_engine: Any, eager: Any, reference: Any, asked: list[str]
+) -> None:
+    """Token ids and log-probabilities, in the same batch of fixed length."""
+    params = {"ignore_eos": True, "max_tokens": 16, "logprobs": 2, "together": True}
+    stock = start_engine(environment={"UNLEARN_GUARD_DISABLE": "1"})
+    expected, found = stock.chat(asked, **params), eager.chat(asked, **params)
+    stock.close()
+    acted = act(reference, asked)
+    assert 8 < sum(acted) < len(acted)
+    for theirs, ours, was_acted_on in zip(expected, found, acted, strict=True):
+        assert was_acted_on or (ours["tokens"], ours["logprobs"]) == (theirs["tokens"], theirs["logprobs"])
+
+
+def act(reference: Any, asked: list[str]) -> list[bool]:
+    """Return which questions are flagged or noticed."""
+    stamps, found = reference.stamp(asked, reference.screen(asked)), answer(reference, asked)
+    return [
+        bool(stamp) or reference.engine.decode(tokens) == ABSTENTION
+        for stamp, tokens in zip(stamps, found, strict=True)
+    ]
+
+
+@pytest.mark.slow
+def test_compiled_graphs_keep_the_hooks(start_engine: Any, folder: Path, reference: Any, asked: list[str]) -> None:
+    """Compiled, unflagged rows equal compiled stock, and the rest equals the reference."""
+    options = {"enforce_eager": False}
+    engine = start_engine(settings={"bundle": str(folder), "on_answer": "pass"}, **options)
+    assert "canary passed" in engine.log()
+    params = {"ignore_eos": True, "max_tokens": 16, "logprobs": 2, "together": True}
+    assert tokens_of(engine.chat(asked)) == answer(reference, asked)
+    found = engine.chat(asked, **params)
+    engine.close()
+    stock = start_engine(environment={"UNLEARN_GUARD_DISABLE": "1"}, **options)
+    stock.chat(asked)
+    expected = stock.chat(asked, **params)
+    stock.close()
+    for theirs, ours, was_acted_on in zip(expected, found, act(reference, asked), strict=True):
+        assert was_acted_on or (ours["tokens"], ours["logprobs"]) == (theirs["tokens"], theirs["logprobs"])
+
+
+@pytest.mark.slow
+def test_tensor_parallel_shards_hold_their_own_neurons(
+    start_engine: Any, folder: Path, reference: Any, asked: list[str]
+) -> None:
+    engine = start_engine(
+        settings={"bundle": str(folder), "on_answer": "pass"},
+        environment={"VLLM_ENABLE_V1_MULTIPROCESSING": "1"},
+        tensor_parallel_size=2,
+    )
+    assert tokens_of(engine.chat(asked, together=True)) == answer(reference, asked)
+    engine.close()
+
+
+V2 = {"PYTHONPATH": str(Path(__file__).parent / "v2_shim"), "VLLM_USE_V2_MODEL_RUNNER": "1", "TRITON_INTERPRET": "1"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("triton") is None, reason="the interpreter comes with triton")
+def test_v2_runner_equals_reference(start_engine: Any, folder: Path, reference: Any, asked: list[str]) -> None:
+    engine = start_engine(settings={"bundle": str(folder), "on_answer": "pass"}, environment=V2)
+    assert tokens_of(engine.chat(asked, together=True, max_tokens=12)) == [
+        tokens[:12] for tokens in answer(reference, asked)
+    ]
+    engine.close()
