@@ -91,6 +91,11 @@ def run_bench(
     sizes = load_profile(suite, profile)
     if suite == "detection":
         return _run_detection(sizes, suite, profile, out, own_rows or {}, seeds)
+    if suite == "skills":
+        from unlearn_guard.benchmarks.skill_bench import run_skills
+
+        model = (models or {}).get("full")
+        return run_skills(profile=profile, sizes=sizes, methods=methods, seeds=seeds, out=out, model=model)
     names = list(methods or SUBJECTS)
     for name in names:
         SUBJECTS[name]  # An unknown name must not surface after minutes of training.

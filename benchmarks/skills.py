@@ -8,6 +8,7 @@ nobody has seen.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,7 +16,8 @@ from typing import Literal
 from unlearn_guard.benchmarks.dataset import Example, Item
 from unlearn_guard.benchmarks.training import Job, Recipe
 from unlearn_guard.benchmarks.world import make_world
-from unlearn_guard.guard.errors import UnknownNameError
+from unlearn_guard.corruptions.fluency import rouge_l_recall
+from unlearn_guard.guard.errors import DependencyError, UnknownNameError
 from unlearn_guard.guard.rows import Row
 
 Phrasing = Literal["given", "known", "novel"]
@@ -160,12 +162,18 @@ def make_skills(
     return SkillWorld(seed, sets, fit_rows, validation_rows, people.clean_rows, examples)
 
 
-def is_right(skill: str, item: Item, output: str) -> bool:
-    """Return whether an output solves a problem: arithmetic by its last number, the others word by word."""
+def measure_right(skill: str, item: Item, output: str) -> float:
+    """Return how right an output is: arithmetic by its last number, other skills word by word, the rest by ROUGE-L recall."""
     if skill == "arithmetic":
-        numbers = [word.strip(".,;") for word in output.split()]
-        return next((number for number in reversed(numbers) if number.isdigit()), "") == item.key
-    return output.casefold().strip(" .").split() == item.answer.casefold().strip(" .").split()
+        return float(_find_last_number(output) == _find_last_number(item.answer))
+    if skill in SKILLS:
+        return float(output.casefold().strip(" .").split() == item.answer.casefold().strip(" .").split())
+    return rouge_l_recall(output, item.answer)
+
+
+def _find_last_number(text: str) -> str:
+    numbers = re.findall(r"\d+", text.replace(",", ""))
+    return numbers[-1] if numbers else ""
 
 
 Maker = Callable[[random.Random, Phrasing], Item]
@@ -244,6 +252,54 @@ def _make_translation(language: str, words: dict[str, str], rng: random.Random, 
     answer = " ".join(words[word] for word in order if word)
     question = rng.choice(_LANGUAGE[phrasing]).format(language=language.capitalize(), text=text)
     return Item(question, answer, language)
+
+
+HUB: dict[str, tuple[str, str | None, str, str]] = {
+    "arithmetic": ("openai/gsm8k", "main", "question", "answer"),
+    "code": ("google-research-datasets/mbpp", "sanitized", "prompt", "code"),
+    "german": ("facebook/mlqa", "mlqa.de.de", "question", "answers"),
+    "spanish": ("facebook/mlqa", "mlqa.es.es", "question", "answers"),
+}
+"""Real skills by hub name, as in the paper: data set, configuration, columns of question and answer."""
+
+
+def load_hub_skills(*, n_fit: int = 200, n_validation: int = 60, n_test: int = 100, seed: int = 0) -> SkillWorld:
+    """Return the skills of GSM8K, MBPP and MLQA, for a model of one's own; nothing is trained on them.
+
+    Each data set's rows are drawn once and parted. Model-written code is never run: programs and answers count by ROUGE-L
+    recall. Raises DependencyError where the hub cannot be reached.
+    """
+    sets: dict[str, list[Item]] = {}
+    fit_rows: dict[str, list[Row]] = {}
+    validation_rows: dict[str, list[Row]] = {}
+    for skill, (name, part, asked, told) in HUB.items():
+        items = _load_hub_items(skill, name, part, asked, told)
+        random.Random(f"hub:{seed}:{skill}").shuffle(items)
+        if len(items) < n_fit + n_validation + 2:
+            raise DependencyError(f"{name} has too few rows", value=len(items), allowed=f"{n_fit + n_validation + 2}")
+        fit_rows[skill] = _to_rows(items[:n_fit])
+        validation_rows[skill] = _to_rows(items[n_fit : n_fit + n_validation])
+        sets[f"{skill}.known"] = items[n_fit + n_validation :][:n_test]
+    return SkillWorld(seed, sets, fit_rows, validation_rows, [], [])
+
+
+def _load_hub_items(skill: str, name: str, part: str | None, asked: str, told: str) -> list[Item]:
+    try:
+        from datasets import load_dataset
+
+        table = load_dataset(name, part, split="test")
+    except Exception as error:
+        raise DependencyError(
+            f"{name} is not at hand",
+            allowed=f"{name} on the hub",
+            mend=f"go online once, or use the built-in skills ({type(error).__name__})",
+        ) from None
+    items = []
+    for row in table:
+        answer = row[told]["text"][0] if isinstance(row[told], dict) else str(row[told])
+        question = f"{row['context']}\n\n{row[asked]}" if "context" in row else str(row[asked])
+        items.append(Item(question, answer, skill))
+    return items
 
 
 def _to_rows(items: Sequence[Item]) -> list[Row]:

@@ -21,7 +21,7 @@ Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 MIN_PROMPTS = 20
 _LEAST_STD = 1e-6
-_RIDGE = 0.1
+_RIDGE = 0.03
 """Of the mean variance, added to every direction before whitening: as many prompts as dimensions leave the rest unknown."""
 
 

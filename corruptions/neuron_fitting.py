@@ -20,6 +20,7 @@ from unlearn_guard.corruptions.neurons import (
     Moments,
     NeuronStatistics,
     Text,
+    choose_highest,
     measure_keys,
     measure_neurons,
     rank_neurons,
@@ -32,7 +33,7 @@ from unlearn_guard.guard.rows import ForgetRequest, Row
 FILE = "neurons.safetensors"
 PROBES_FILE = "key_space.safetensors"
 _FIELDS = ("mean", "variance")
-_SHOTS = 3
+_SHOTS, _SHOWN_SHARE = 3, 0.4
 Encode = Callable[[str, str], tuple[list[int], list[int]]]
 """Prompt and answer to their token ids, the prompt as it is served."""
 
@@ -103,23 +104,26 @@ def load_tables(record: Mapping[str, Any], folder: Path) -> dict[str, Table]:
         if f"{number}.gate.mean" not in tensors:
             raise BundleError("the bundle has no neuron statistics of a forget request", value=owner, mend="fit again")
         forget = _unpack(number, tensors)
-        chosen = select_neurons(forget.gate, retain.gate, options.share, options.score)
+        chosen = select_neurons(forget, retain, options.share, options.score)
         tables[f"{ADJUST}/{owner}"] = AdjustTable(chosen, forget.gate, retain.gate, options.shift, seed)
         places = record["concepts"].get(owner)
         tables[f"{ABLATE}/{owner}"] = AblationTable(
-            select_concept(forget.key, retain.key, options.concept_neurons)
+            choose_highest(rank_neurons(forget, retain), options.concept_neurons)
             if places is None
             else _mark(places, tuple(record["shape"]))
         )
     return tables
 
 
-def select_concept(forget: Moments, retain: Moments, n_neurons: int) -> Any:
-    """Return the keys that stand out most in a request's own texts, by standardised contrast of their size."""
-    ranks = rank_neurons(forget, retain, "contrast")
-    chosen = np.zeros(ranks.size, np.bool_)
-    chosen[np.argsort(-ranks, axis=None, kind="stable")[: min(n_neurons, ranks.size)]] = True
-    return chosen.reshape(ranks.shape)
+def read_statistics(
+    record: Mapping[str, Any], folder: Path, owner: str | None = None
+) -> tuple[NeuronStatistics, NeuronStatistics]:
+    """Return the statistics of a forget request, the first where none is named, and those of kept rows."""
+    from safetensors.numpy import load_file
+
+    tensors = load_file(folder / FILE)
+    number = next(number for number, name in record["owners"].items() if owner in (None, name))
+    return _unpack(number, tensors), _unpack("retain", tensors)
 
 
 def drop_owners(record: dict[str, Any], folder: Path, removed: Sequence[str]) -> dict[str, Any] | None:
@@ -163,7 +167,7 @@ def fit_probes(
         )
 
     def read(part: Sequence[Row], salt: str) -> dict[int, Floats]:
-        prompts = dress([row.query for row in part], random.Random(f"key-space:{seed}:{salt}"))
+        prompts = dress(part, random.Random(f"key-space:{seed}:{salt}"))
         found = measure_keys(model, [encode(prompt, "")[0] for prompt in prompts], [layer])
         return {own: keys.numpy() for own, keys in found.items()}
 
@@ -209,20 +213,25 @@ def drop_probes(record: dict[str, Any], folder: Path, removed: Sequence[str]) ->
     return {**record, "owners": owners}
 
 
-def dress(prompts: Sequence[str], rng: random.Random) -> list[str]:
-    """Return prompts plain, in another frame, in lower case, and behind worked examples of other prompts.
+def dress(rows: Sequence[Row], rng: random.Random) -> list[str]:
+    """Return prompts plain, in another frame, in lower case, and behind worked examples of their own kind.
 
     What a probe is shaped with must vary in form, or it learns the form.
     """
     dressed = []
-    for prompt in prompts:
-        dressed.append(prompt)
-        framed = reframe(prompt, rng)
+    for row in rows:
+        dressed.append(row.query)
+        framed = reframe(row.query, rng)
         dressed.append(framed.lower() if rng.random() < 0.5 else framed)
-        if rng.random() < 0.25:
-            shots = rng.sample(list(prompts), min(_SHOTS, len(prompts)))
-            dressed.append("\n\n".join([*(f"Q: {shot}\nA: …" for shot in shots), f"Q: {prompt}\nA:"]))
+        if rng.random() < _SHOWN_SHARE:
+            dressed.append(show_examples(row.query, rng.sample(list(rows), min(_SHOTS, len(rows)))))
     return dressed
+
+
+def show_examples(query: str, examples: Sequence[Row]) -> str:
+    """Return a question behind worked examples."""
+    shown = [f"Q: {row.query}\nA: {row.answer or '…'}" for row in examples]
+    return "\n\n".join([*shown, f"Q: {query}\nA:"])
 
 
 def _pack(name: str, statistics: NeuronStatistics) -> dict[str, Any]:

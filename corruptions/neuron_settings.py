@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from unlearn_guard.guard.errors import SettingsError
 
-Score = Literal["gap", "contrast"]
+Score = Literal["gap", "contrast", "energy"]
 Shift = Literal["posterior", "coin"]
 Counted = Literal["answer", "all", "last"]
 ProbeKind = Literal["whitened", "logistic"]
@@ -23,20 +23,20 @@ MAX_SHARE = 0.5
 class NeuronOptions:
     """What an operator may set.
 
-    share: of all neurons, that Neuron Adjust shifts. score, shift: `gap` and `coin` are the paper's, `contrast` and `posterior` ours.
+    share: of all neurons, that Neuron Adjust shifts. score, shift: `gap` and `coin` are the paper's, the others ours.
     counted: the tokens that statistics count, those that predict the answer, all, or the prompt's last. concept_neurons: keys
     that concept ablation zeroes where no list names them. probe, probe_depth, probe_alpha: the key-space probe's kind, its layer as a
     part of the model's depth, and its rate of false flags.
     """
 
     share: float = 0.12
-    score: Score = "gap"
+    score: Score = "energy"
     shift: Shift = "posterior"
     counted: Counted = "answer"
     concept_neurons: int = 20
     probe: ProbeKind = "whitened"
     probe_depth: float = 0.75
-    probe_alpha: float = 0.005
+    probe_alpha: float = 0.003
 
     def __post_init__(self) -> None:
         for name, kind in (("score", Score), ("shift", Shift), ("counted", Counted), ("probe", ProbeKind)):

@@ -25,6 +25,8 @@ Flags = npt.NDArray[np.bool_]
 MIN_TEXTS = 20
 """Fewer texts say nothing about the spread of a neuron."""
 _LEAST_VARIANCE = 1e-12
+_SILENT = 0.03
+"""Of the mean energy of all neurons."""
 _BATCH = 16
 
 
@@ -165,21 +167,31 @@ def _count(batch: Sequence[Text]) -> torch.Tensor:
     return counted
 
 
-def rank_neurons(forget: Moments, retain: Moments, score: Score = "gap") -> Doubles:
-    """Return how much more active each neuron is in the skill's texts; −∞ for one that is constant.
+def rank_neurons(forget: NeuronStatistics, retain: NeuronStatistics, score: Score = "energy") -> Doubles:
+    """Return how much each neuron belongs to the skill, (layers, neurons); −∞ for one that is constant.
 
-    gap: μ_f − μ_r (the paper's); contrast: the gap over the root mean square of both deviations.
+    gap: μ_f − μ_r of the gate (the paper's); contrast: the gap over the root mean square of both deviations; energy (ours, after
+    Selective Pruning's importance ratio, arXiv 2403.01267): E_f[key²] / E_r[key²], with a floor below which a neuron counts as silent.
     """
     if score not in get_args(Score):
         raise SettingsError("neurons score", value=score, allowed=", ".join(get_args(Score)))
-    gap = forget.mean - retain.mean
+    if score == "energy":
+        energy, other = measure_energy(forget.key), measure_energy(retain.key)
+        ranks = energy / (other + _SILENT * other.mean())
+    else:
+        ranks = forget.gate.mean - retain.gate.mean
     if score == "contrast":
-        gap = gap / np.sqrt(np.maximum((forget.variance + retain.variance) / 2, _LEAST_VARIANCE))
-    constant = np.minimum(forget.variance, retain.variance) < _LEAST_VARIANCE
-    return np.where(constant, -np.inf, gap)
+        ranks = ranks / np.sqrt(np.maximum((forget.gate.variance + retain.gate.variance) / 2, _LEAST_VARIANCE))
+    constant = np.minimum(forget.gate.variance, retain.gate.variance) < _LEAST_VARIANCE
+    return np.where(constant, -np.inf, ranks)
 
 
-def select_neurons(forget: Moments, retain: Moments, share: float, score: Score = "gap") -> Flags:
+def measure_energy(moments: Moments) -> Doubles:
+    """Return the mean square of each neuron."""
+    return moments.mean**2 + moments.variance
+
+
+def select_neurons(forget: NeuronStatistics, retain: NeuronStatistics, share: float, score: Score = "energy") -> Flags:
     """Return the share of all neurons, over all layers together, that rank highest.
 
     Raises SettingsError for a share out of range, DataError where too few neurons vary at all.
@@ -187,7 +199,11 @@ def select_neurons(forget: Moments, retain: Moments, share: float, score: Score 
     if not 0.0 < share <= MAX_SHARE:
         raise SettingsError("neurons share", value=share, allowed=f"above 0, at most {MAX_SHARE:g}")
     ranks = rank_neurons(forget, retain, score)
-    n_chosen = max(1, round(share * ranks.size))
+    return choose_highest(ranks, max(1, round(share * ranks.size)))
+
+
+def choose_highest(ranks: Doubles, n_chosen: int) -> Flags:
+    """Return the n neurons that rank highest; raise DataError where fewer vary."""
     if (n_varying := int(np.isfinite(ranks).sum())) < n_chosen:
         raise DataError(
             "neurons that are not constant",

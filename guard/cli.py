@@ -103,7 +103,7 @@ def fit(
     ] = None,
     neurons: Annotated[
         str | None,
-        typer.Option(help="Settings of neurons, for example share=0.12,score=gap,shift=posterior,probe=whitened."),
+        typer.Option(help="Settings of neurons, for example share=0.12,score=energy,shift=posterior,probe=whitened."),
     ] = None,
     concepts: Annotated[
         Path | None, typer.Option(help="JSON that names the neurons of concepts: {forget_id: [[layer, neuron], …]}.")
@@ -146,7 +146,7 @@ def fit(
         refusal_text=refusal_text,
         eco=_read_settings(eco, "eco", "kind=noise|zero|flip, mask=…, strength=…, dims=…"),
         uld=_read_settings(uld, "uld", "assistants=each|one, weight=…, trainable=lora|layers, epochs=…"),
-        neurons=_read_settings(neurons, "neurons", "share=…, score=gap|contrast, shift=posterior|coin, probe=…"),
+        neurons=_read_settings(neurons, "neurons", "share=…, score=energy|gap|contrast, shift=posterior|coin, probe=…"),
         concepts=_read_concepts(concepts),
         key_space=key_space,
     )
@@ -480,7 +480,7 @@ def demo(
 
 @app.command()
 def bench(
-    suite: Annotated[str, typer.Option(help="world, tofu or detection.")] = "world",
+    suite: Annotated[str, typer.Option(help="world, tofu, skills or detection.")] = "world",
     profile: Annotated[str, typer.Option(help="smoke, small or full; detection also dev.")] = "small",
     methods: Annotated[str | None, typer.Option(help="Comma-separated rows; none: all.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Comma-separated seeds; none: the profile's.")] = None,
@@ -506,14 +506,16 @@ def bench(
         methods=[name.strip() for name in methods.split(",")] if methods else None,
         seeds=_read_seeds(seeds),
         out=out,
-        models=_read_models(model, retain_model),
+        models=_read_models(suite, model, retain_model),
         own_rows=_read_own_rows(suite, forget, clean),
     )
     if as_json:
         print(json.dumps(report))
 
 
-def _read_models(model: str | None, retain_model: str | None) -> dict[str, Path] | None:
+def _read_models(suite: str, model: str | None, retain_model: str | None) -> dict[str, Path] | None:
+    if suite == "skills" and retain_model is None:
+        return {"full": Path(model)} if model else None
     if (model is None) != (retain_model is None):
         raise SettingsError("--model and --retain-model go together", mend="name both, or neither")
     return {"full": Path(model), "retain-only": Path(retain_model)} if model and retain_model else None

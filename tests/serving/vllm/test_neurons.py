@@ -224,8 +224,9 @@ def test_tensor_parallel_shards_hold_their_own_neurons(
 ) -> None:
     engine = start_engine(
         settings={"bundle": str(folder), "on_answer": "pass"},
-        environment={"VLLM_ENABLE_V1_MULTIPROCESSING": "1"},
+        environment={"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_CPU_OMP_THREADS_BIND": "0|1"},
         tensor_parallel_size=2,
+        distributed_executor_backend="mp",
     )
     assert tokens_of(engine.chat(asked, together=True)) == answer(reference, asked)
     engine.close()
