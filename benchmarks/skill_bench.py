@@ -52,6 +52,7 @@ SHARES = (0.05, 0.1, 0.12, 0.15)
 PAPER_SHARES = (0.03, 0.1)
 CONCEPTS = (20, 60, 200)
 MAX_OTHER_DROP = 0.05
+PROBE_ALPHA = 0.01
 PAPER_ALPHA = 2.0
 """The public code's α for GSM8K."""
 METHODS = (
@@ -94,8 +95,7 @@ class SkillExam:
         forget = [replace(row, forget_id=target) for row in world.fit_rows[target]]
         request = ForgetRequest(target, kind="skill", title=target, rows=tuple(forget), intervention="neuron-adjust")
         kept = [row for skill, rows in world.fit_rows.items() if skill != target for row in rows]
-        if FACTS in world.validation_rows:
-            kept += world.validation_rows[FACTS]
+        kept += [*world.validation_rows.get(FACTS, []), *world.general_rows]
         self.bundle: Bundle = fit(
             str(engine.model.name_or_path),
             [request],
@@ -103,6 +103,7 @@ class SkillExam:
             clean=self.clean.given,
             interventions=("neuron-adjust",),
             key_space=True,
+            neurons={"probe_alpha": PROBE_ALPHA},
             seed=world.seed,
             out=folder,
         )
@@ -117,6 +118,8 @@ class SkillExam:
             skill: [Item(row.prompt, row.answer, skill) for row in rows]
             for skill, rows in world.validation_rows.items()
         }
+        if world.general_rows:
+            self.validation["general"] = [Item(row.prompt, row.answer) for row in world.general_rows]
         self.validated = self.grade(self.answer(None, self.validation), self.validation)
 
     def answer(self, table: Table | None, sets: Mapping[str, Sequence[Item]], flags: Flags | None = None) -> Outputs:
@@ -424,6 +427,7 @@ def open_detector(exam: SkillExam, kind: str) -> tuple[Callable[[Sequence[str]],
     layer = len(exam.forget.gate.mean) - 1
     box = key_space.fit_box(exam.read_keys([row.prompt for row in exam.world.fit_rows[exam.target]], [layer])[layer])
     kept = [row for skill, rows in exam.world.fit_rows.items() if skill != exam.target for row in rows]
+    kept += exam.world.general_rows
     rows = sorted([*exam.clean.given, *kept], key=lambda row: row.digest)[1::2]
     prompts = dress(rows, random.Random(f"box:{exam.world.seed}"))
     scores = box.score(exam.read_keys(prompts, [layer])[layer])

@@ -105,6 +105,8 @@ class SkillWorld:
     sets: dict[str, list[Item]]
     fit_rows: dict[str, list[Row]]
     validation_rows: dict[str, list[Row]]
+    general_rows: list[Row]
+    """Common knowledge to keep, handed to `fit` like facts about people who are kept."""
     strangers: list[Row]
     examples: list[Example]
 
@@ -159,7 +161,7 @@ def make_skills(
     validation_rows[FACTS] = [Row(row.prompt, row.answer, forget_id="kept") for row in people.retain_rows]
     for _ in range(fact_repeats):
         examples += people.full
-    return SkillWorld(seed, sets, fit_rows, validation_rows, people.clean_rows, examples)
+    return SkillWorld(seed, sets, fit_rows, validation_rows, _to_rows(general), people.clean_rows, examples)
 
 
 def measure_right(skill: str, item: Item, output: str) -> float:
@@ -280,7 +282,7 @@ def load_hub_skills(*, n_fit: int = 200, n_validation: int = 60, n_test: int = 1
         fit_rows[skill] = _to_rows(items[:n_fit])
         validation_rows[skill] = _to_rows(items[n_fit : n_fit + n_validation])
         sets[f"{skill}.known"] = items[n_fit + n_validation :][:n_test]
-    return SkillWorld(seed, sets, fit_rows, validation_rows, [], [])
+    return SkillWorld(seed, sets, fit_rows, validation_rows, [], [], [])
 
 
 def _load_hub_items(skill: str, name: str, part: str | None, asked: str, told: str) -> list[Item]:

@@ -20,8 +20,9 @@ from unlearn_guard.guard.errors import DataError, SettingsError
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 MIN_PROMPTS = 20
-_LEAST_STD = 1e-6
-_RIDGE = 0.03
+_LEAST_STD, _QUIETEST = 1e-6, 0.01
+"""The smallest deviation a neuron is taken to have: absolute, and as a part of the mean one."""
+_RIDGE = 0.1
 """Of the mean variance, added to every direction before whitening: as many prompts as dimensions leave the rest unknown."""
 
 
@@ -103,7 +104,14 @@ def calibrate(scores: Doubles, alpha: float) -> float:
 
 
 def _whiten(forget: Doubles, clean: Doubles) -> Doubles:
-    """Return (Σ + λI)⁻¹ (μ_f − μ_c), Σ within classes; solved in the space of prompts where these are fewer than dimensions."""
+    """Return (Σ + λI)⁻¹ (μ_f − μ_c), Σ within classes, of keys in units of each neuron's own deviation.
+
+    Without these units the ridge, which loud neurons set, would silence the quiet ones. Solved in the space of prompts where these
+    are fewer than dimensions.
+    """
+    std = np.sqrt((len(forget) * forget.var(0) + len(clean) * clean.var(0)) / (len(forget) + len(clean)))
+    std = np.maximum(std, max(_LEAST_STD, _QUIETEST * float(std.mean())))
+    forget, clean = forget / std, clean / std
     shift = forget.mean(0) - clean.mean(0)
     centred = np.concatenate([forget - forget.mean(0), clean - clean.mean(0)]) / np.sqrt(len(forget) + len(clean))
     ridge = _RIDGE * float((centred**2).sum()) / centred.shape[1]
@@ -111,9 +119,9 @@ def _whiten(forget: Doubles, clean: Doubles) -> Doubles:
         raise DataError("every key neuron is constant", mend="give more varied prompts")
     if len(centred) < centred.shape[1]:
         inner = np.linalg.solve(centred @ centred.T + ridge * np.eye(len(centred)), centred @ shift)
-        return (shift - centred.T @ inner) / ridge
+        return (shift - centred.T @ inner) / ridge / std
     solved: Doubles = np.linalg.solve(centred.T @ centred + ridge * np.eye(centred.shape[1]), shift)
-    return solved
+    return solved / std
 
 
 def _regress(forget: Doubles, clean: Doubles) -> Doubles:

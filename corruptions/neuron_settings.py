@@ -35,8 +35,8 @@ class NeuronOptions:
     counted: Counted = "answer"
     concept_neurons: int = 20
     probe: ProbeKind = "whitened"
-    probe_depth: float = 0.75
-    probe_alpha: float = 0.003
+    probe_depth: float = 1.0
+    probe_alpha: float = 0.005
 
     def __post_init__(self) -> None:
         for name, kind in (("score", Score), ("shift", Shift), ("counted", Counted), ("probe", ProbeKind)):
