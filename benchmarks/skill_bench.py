@@ -228,7 +228,8 @@ def gather_clean(world: SkillWorld, target: str) -> Cleanliness:
     plain = [question for name, questions in tested.items() for question in questions[:40]]
     shots = [row for skill, rows in world.fit_rows.items() if skill != target for row in rows]
     tested["worked examples"] = [show_examples(question, rng.sample(shots, 3)) for question in plain]
-    return Cleanliness(given, tested)
+    asked = {question for questions in tested.values() for question in questions}
+    return Cleanliness([row for row in given if row.query not in asked], tested)
 
 
 def _read_general(name: str) -> list[Item]:

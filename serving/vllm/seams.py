@@ -195,7 +195,20 @@ SEAMS = (
         "the assistants' linears on a CPU",
         False,
     ),
-    Seam("vllm.v1.core.sched.output", "NewRequestData", ("req_id", "sampling_params"), "stamps in the worker", False),
+    Seam(
+        "vllm.v1.core.sched.output",
+        "NewRequestData",
+        ("req_id", "sampling_params", "prompt_token_ids"),
+        "stamps in the worker, and where a prompt ends",
+        False,
+    ),
+    Seam(
+        "vllm.model_executor.layers.fusion.quant_activation",
+        "get_input_quant_key",
+        ("layer",),
+        "whether a fused kernel would skip the keys of an MLP",
+        False,
+    ),
     Seam(
         "vllm.v1.sample.logits_processor.interface",
         "LogitsProcessor.update_state",

@@ -1,0 +1,124 @@
+"""The world of skills, and what is measured with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unlearn_guard.benchmarks.dataset import Item
+from unlearn_guard.benchmarks.skill_bench import (
+    METHODS,
+    choose_sets,
+    find_drop,
+    gather_clean,
+    gather_targets,
+    render_skills,
+)
+from unlearn_guard.benchmarks.skills import SKILLS, SkillWorld, make_skills, measure_right
+from unlearn_guard.guard.errors import UnknownNameError
+
+
+@pytest.fixture(scope="module")
+def skill_world() -> SkillWorld:
+    return make_skills(n_train=120, n_fit=40, n_validation=20, n_test=30, n_people=6)
+
+
+def test_world_is_a_function_of_its_seed(skill_world: SkillWorld) -> None:
+    again = make_skills(n_train=120, n_fit=40, n_validation=20, n_test=30, n_people=6)
+    assert again == skill_world
+    assert make_skills(n_train=120, n_fit=40, n_validation=20, n_test=30, n_people=6, seed=1) != skill_world
+
+
+def test_no_problem_is_in_two_sets(skill_world: SkillWorld) -> None:
+    for skill in SKILLS:
+        tested = [item.question for name, items in skill_world.sets.items() if name.startswith(skill) for item in items]
+        seen = [row.prompt for row in (*skill_world.fit_rows[skill], *skill_world.validation_rows[skill])]
+        trained = [example.phrasings[0] for example in skill_world.examples if example.subject == skill]
+        everything = [*tested, *seen, *trained]
+        assert len(set(everything)) == len(everything)
+
+
+def test_arithmetic_is_right(skill_world: SkillWorld) -> None:
+    for item in skill_world.sets["arithmetic.given"]:
+        sum_text = item.answer.split(" = ")[0].split()
+        left, sign, right = int(sum_text[0]), sum_text[1], int(sum_text[2])
+        assert int(item.key) == {"+": left + right, "-": left - right, "*": left * right}[sign]
+        assert {str(left), str(right)} <= set(item.question.replace(".", "").split()) or sign == "*"
+
+
+def test_languages_are_dictionaries_with_an_order_of_their_own(skill_world: SkillWorld) -> None:
+    for language in ("valdorian", "keshite"):
+        item = skill_world.sets[f"{language}.given"][0]
+        n_words = len(item.answer.split())
+        assert n_words in (5, 6)
+    assert skill_world.sets["valdorian.given"][0].answer != skill_world.sets["keshite.given"][0].answer
+
+
+def test_scores_by_hand() -> None:
+    sum_item = Item("q", "3 + 4 = 7 , so it is 7 apples.", "arithmetic", key="7")
+    assert measure_right("arithmetic", sum_item, "it is 7 apples") == 1.0
+    assert measure_right("arithmetic", sum_item, "3 + 4 = 8 , so it is 8 apples.") == 0.0
+    assert measure_right("arithmetic", sum_item, "") == 0.0
+    program = Item("q", "in x ; add 3 ; out x", "code")
+    assert measure_right("code", program, "IN x ; add 3 ; out x") == 1.0
+    assert measure_right("code", program, "in x ; add 4 ; out x") == 0.0
+    assert measure_right("facts", Item("q", "a b c d"), "a b") == pytest.approx(0.5)
+    assert find_drop(0.8, 0.2) == pytest.approx(0.75)
+    assert find_drop(0.0, 0.0) == 0.0
+
+
+def test_clean_prompts_are_of_other_skills_and_what_is_tested_calibrates_nothing(skill_world: SkillWorld) -> None:
+    clean = gather_clean(skill_world, "arithmetic")
+    assert not any(name.startswith("arithmetic") for name in clean.tested)
+    tested = {text for texts in clean.tested.values() for text in texts}
+    assert not tested & {row.query for row in clean.given}
+    targets = gather_targets(skill_world, "arithmetic")
+    assert {"given", "known", "novel", "worked examples", "reworded"} <= set(targets)
+    assert not tested & {text for texts in targets.values() for text in texts}
+
+
+def test_graded_sets(skill_world: SkillWorld) -> None:
+    assert set(choose_sets(skill_world, "arithmetic")) == {*SKILLS, "facts.forget", "facts.retain", "facts.general"}
+    assert set(choose_sets(skill_world, "facts")) == {*SKILLS, "facts", "facts.retain", "facts.general"}
+
+
+def test_unknown_method_and_suite_name_what_there_is(tmp_path: Path) -> None:
+    from unlearn_guard.benchmarks.runner import run_bench
+
+    with pytest.raises(UnknownNameError, match="neuron-adjust-posterior"):
+        run_bench(suite="skills", profile="smoke", methods=["neuron-adjusts"], out=tmp_path / "report.json")
+
+
+@pytest.mark.slow
+def test_suite_runs_end_to_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A model that has barely learned anything: every row is there, and what is plain data stays so."""
+    from unlearn_guard.benchmarks import runner, skill_bench
+    from unlearn_guard.classifiers.traffic import make_traffic
+
+    monkeypatch.setattr(skill_bench, "make_traffic", lambda: make_traffic(300))
+    monkeypatch.delenv("UNLEARN_GUARD_DATA", raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    sizes: dict[str, Any] = {
+        "skills": {"n_train": 30, "n_fit": 25, "n_validation": 4, "n_test": 6, "n_people": 6, "fact_repeats": 1},
+        "recipe": {"hidden": 64, "heads": 1, "mlp": 96, "vocabulary": 1024, "epochs": 1, "draws": 1},
+        "targets": ["arithmetic"],
+        "seeds": [0],
+    }
+    monkeypatch.setattr(runner, "load_profile", lambda suite, profile: sizes)
+    wanted = ["none", "neuron-adjust", "concept-ablation-gated", "key-space", "key-space-probe", "refusal"]
+    assert set(wanted) <= set(METHODS)
+    report = runner.run_bench(suite="skills", profile="smoke", methods=wanted, out=tmp_path / "report.json")
+    names = [row["name"] for row in report["rows"]]
+    assert set(wanted) <= set(names)
+    assert {"neuron-adjust at 3%", "neuron-adjust at 10%"} <= set(names)
+    by_name = {row["name"]: row for row in report["rows"]}
+    probe = by_name["key-space-probe"]
+    assert probe["detection"]["clean"]["n"] > 300
+    for name, found in probe["sets"].items():
+        assert found["flagged"] == found["abstained"], name
+    assert by_name["none"]["sets"]["skills.code"]["flagged"] is None
+    assert json.loads((tmp_path / "report.json").read_text()) == json.loads(json.dumps(report))
+    assert "key-space-probe" in render_skills(report)
