@@ -71,7 +71,16 @@ def test_guards_leave_unflagged_sets_as_they_are(report: dict[str, Any]) -> None
 
 def test_the_issues_rows_are_registered() -> None:
     wanted = {"none", "retain-only", "name-match", "refusal", "prompting", "eco", "eco-span", "eco-swap", "ga", "npo"}
-    wanted |= {"uld", "uld-advantage", "uld-gated", "uld-upstream", "eco+uld", "eco+uld-ungated"}
+    wanted |= {
+        "uld",
+        "uld-advantage",
+        "uld-gated",
+        "uld-upstream",
+        "uld-each",
+        "eco+uld",
+        "eco+uld-ungated",
+        "eco+uld-each",
+    }
     assert wanted <= set(SUBJECTS)
 
 

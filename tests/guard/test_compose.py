@@ -236,7 +236,7 @@ def test_removing_a_request_removes_its_assistant(assisted: Path, tmp_path: Path
 
 
 def test_an_assistant_cannot_be_added_without_training(assisted: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="assistants are trained by `unlearn-guard fit`"):
+    with pytest.raises(SettingsError, match="are fitted by `unlearn-guard fit`"):
         amend(assisted, tmp_path / "more", add=FORGET, intervention="uld")
     assert not (tmp_path / "more").exists()
 

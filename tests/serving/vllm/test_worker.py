@@ -24,7 +24,7 @@ HIDDEN = 8
 def make_guard() -> tuple[WorkerGuard, torch.nn.Embedding]:
     guard = WorkerGuard.__new__(WorkerGuard)
     table = torch.nn.Embedding(32, HIDDEN)
-    guard.hidden, guard.noise, guard.plans = HIDDEN, NoiseTable(HIDDEN), {}
+    guard.hidden, guard.noise, guard.plans, guard.neurons = HIDDEN, NoiseTable(HIDDEN), {}, None
     guard.edit = EmbeddingEdit(
         table,
         n_rows=16,
