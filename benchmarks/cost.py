@@ -25,6 +25,7 @@ from typing import Any
 
 from unlearn_guard.benchmarks.decoding import measure_decoding
 from unlearn_guard.benchmarks.environment import describe_environment
+from unlearn_guard.benchmarks.graphs import measure_graph
 from unlearn_guard.benchmarks.tofu import load_tofu
 from unlearn_guard.benchmarks.training import Recipe, make_jobs, train_models
 from unlearn_guard.benchmarks.world import make_world
@@ -310,7 +311,7 @@ def _time(call: Callable[..., Any], *arguments: Any) -> float:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write JSON with its hardware line."""
     parser = argparse.ArgumentParser(prog="python -m unlearn_guard.benchmarks.cost")
-    parser.add_argument("what", choices=("screening", "engine", "traffic", "scale", "decoding"))
+    parser.add_argument("what", choices=("screening", "engine", "traffic", "scale", "decoding", "neurons", "graph"))
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--rounds", type=int, default=7)
     chosen = parser.parse_args(arguments)
@@ -321,6 +322,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "traffic": measure_traffic,
             "scale": measure_scale,
             "decoding": lambda: measure_decoding(rounds=chosen.rounds),
+            "neurons": lambda: measure_decoding(rounds=chosen.rounds, kind="neurons"),
+            "graph": lambda: measure_graph(rounds=chosen.rounds),
         }
         found = measures[chosen.what]()
     except UnlearnGuardError as error:

@@ -1,4 +1,4 @@
-"""What assistants cost while decoding: vLLM with flagged rows beside stock, on a model of random weights.
+"""What assistants and neuron hooks cost while decoding: vLLM with flagged rows beside stock, on a model of random weights.
 
 Random weights cost what trained ones do. Stock and guarded engines answer in alternating rounds; the floating-point ratio
 that they are compared with counts linears and head (attention left out), with LoRA merged as it is served.
@@ -11,7 +11,7 @@ import statistics
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from unlearn_guard.benchmarks.training import Recipe, make_jobs, train_models
 from unlearn_guard.benchmarks.world import make_world
@@ -24,6 +24,13 @@ VOCABULARY = 32_000
 CONCURRENT = (1, 8, 32)
 SHARES = (0.0, 0.1, 0.5, 1.0)
 _N_NEW = 32
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "uld": {
+        "interventions": ("uld",),
+        "uld": {"assistants": "one", "trainable": "lora", "epochs": 1, "batch_size": 512},
+    },
+    "neurons": {"interventions": ("neuron-adjust",), "key_space": True, "neurons": {"probe_alpha": 0.05}},
+}
 
 
 def write_random_model(folder: Path, tokenizer_folder: Path, *, seed: int = 0, **shape: int) -> int:
@@ -48,8 +55,13 @@ def write_random_model(folder: Path, tokenizer_folder: Path, *, seed: int = 0, *
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def measure_decoding(*, rounds: int, concurrent: Sequence[int] = CONCURRENT) -> dict[str, Any]:
-    """Return decode tokens/s of stock and guarded engines by concurrency and share of flagged requests, and the FLOP ratio."""
+def measure_decoding(
+    *, rounds: int, concurrent: Sequence[int] = CONCURRENT, kind: Literal["uld", "neurons"] = "uld"
+) -> dict[str, Any]:
+    """Return decode tokens/s of stock and guarded engines by concurrency and share of flagged requests.
+
+    `uld` subtracts an assistant, and its FLOP ratio is told; `neurons` adjusts them and reads keys for a probe.
+    """
     from transformers import AutoConfig
 
     from unlearn_guard.serving.transformers.engine import ReferenceEngine
@@ -74,16 +86,15 @@ def measure_decoding(*, rounds: int, concurrent: Sequence[int] = CONCURRENT) -> 
             rows,
             world.retain_rows,
             classifier="name-match",
-            interventions=("uld",),
-            uld={"assistants": "one", "trainable": "lora", "epochs": 1, "batch_size": 512},
             out=scratch / "bundle",
+            **_OPTIONS[kind],
         )
-        config = AutoConfig.from_pretrained(scratch / "model")
-        record = bundle.manifest.interventions["uld"]["shape"]
-        merged = AssistantShape(**{**record, "trainable": "layers"})
-        ratio = count_flops(config, merged) / count_flops(config, None)
         section = {"unlearn_guard": {"bundle": str(bundle.path), "on_answer": "pass"}}
-        result: dict[str, Any] = {"n_parameters": n_parameters, "flop_ratio": round(ratio, 4), "rounds": rounds}
+        result: dict[str, Any] = {"n_parameters": n_parameters, "rounds": rounds}
+        if kind == "uld":
+            config = AutoConfig.from_pretrained(scratch / "model")
+            merged = AssistantShape(**{**bundle.manifest.interventions["uld"]["shape"], "trainable": "layers"})
+            result["flop_ratio"] = round(count_flops(config, merged) / count_flops(config, None), 4)
         with (
             EngineSession(scratch / "model", options, {**environment, "UNLEARN_GUARD_DISABLE": "1"}) as stock,
             EngineSession(scratch / "model", {**options, "additional_config": section}, environment) as guarded,

@@ -29,7 +29,7 @@ from unlearn_guard.classifiers.cascade import Cascade
 from unlearn_guard.corruptions.fluency import find_words
 from unlearn_guard.guard.bundle import Bundle
 from unlearn_guard.guard.compose import fit
-from unlearn_guard.guard.errors import UnknownNameError
+from unlearn_guard.guard.errors import SettingsError, UnknownNameError
 from unlearn_guard.guard.progress import report_step
 from unlearn_guard.serving.transformers.engine import ReferenceEngine
 
@@ -82,12 +82,17 @@ def run_bench(
     out: Path,
     models: dict[str, Path] | None = None,
     own_rows: dict[str, Path] | None = None,
+    targets: Sequence[str] | None = None,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Measure methods and write `out` (JSON, schema 1), with Markdown and HTML beside it; return the report.
 
     `models` names the user's own `full` and `retain-only` models; without them both are trained. `own_rows` names the
-    user's own `forget` and `clean` rows, for the suite `detection`.
+    user's own `forget` and `clean` rows, for the suite `detection`. `targets` are what the suite `skills` forgets; it alone runs
+    on another `device` than a CPU.
     """
+    if suite != "skills" and (targets or device != "cpu"):
+        raise SettingsError("--targets and --device", value=suite, allowed="with --suite skills")
     sizes = load_profile(suite, profile)
     if suite == "detection":
         return _run_detection(sizes, suite, profile, out, own_rows or {}, seeds)
@@ -95,7 +100,16 @@ def run_bench(
         from unlearn_guard.benchmarks.skill_bench import run_skills
 
         model = (models or {}).get("full")
-        return run_skills(profile=profile, sizes=sizes, methods=methods, seeds=seeds, out=out, model=model)
+        return run_skills(
+            profile=profile,
+            sizes=sizes,
+            methods=methods,
+            seeds=seeds,
+            out=out,
+            model=model,
+            targets=targets,
+            device=device,
+        )
     names = list(methods or SUBJECTS)
     for name in names:
         SUBJECTS[name]  # An unknown name must not surface after minutes of training.

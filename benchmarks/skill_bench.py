@@ -22,14 +22,14 @@ import numpy as np
 
 from unlearn_guard.benchmarks.dataset import Item
 from unlearn_guard.benchmarks.environment import describe_environment
-from unlearn_guard.benchmarks.skills import FACTS, SKILLS, SkillWorld, load_hub_skills, make_skills, measure_right
+from unlearn_guard.benchmarks.skills import FACTS, HUB, SKILLS, SkillWorld, load_hub_skills, make_skills, measure_right
 from unlearn_guard.benchmarks.training import Recipe, train_models
 from unlearn_guard.benchmarks.world import reword
 from unlearn_guard.classifiers.traffic import make_traffic
 from unlearn_guard.corruptions import key_space
 from unlearn_guard.corruptions.mlp_edit import AblationTable, AdjustTable, Table
-from unlearn_guard.corruptions.neuron_fitting import dress, load_probes, read_statistics, show_examples
-from unlearn_guard.corruptions.neuron_settings import NeuronOptions, Score, Shift
+from unlearn_guard.corruptions.neuron_fitting import dress, load_probes, part_clean, read_statistics, show_examples
+from unlearn_guard.corruptions.neuron_settings import Score, Shift
 from unlearn_guard.corruptions.neurons import (
     choose_highest,
     measure_energy,
@@ -47,8 +47,9 @@ from unlearn_guard.guard.stamp import Stamp, Step
 from unlearn_guard.serving.transformers.engine import ReferenceEngine
 from unlearn_guard.serving.transformers.neurons import NeuronHooks
 
-SHARES = (0.05, 0.1, 0.12, 0.15)
+SHARES = (0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1, 0.12, 0.15)
 """Of all neurons; the largest is what the bars allow."""
+STRENGTHS = (1.0, 2.0)
 PAPER_SHARES = (0.03, 0.1)
 CONCEPTS = (20, 60, 200)
 MAX_OTHER_DROP = 0.05
@@ -70,6 +71,7 @@ METHODS = (
     "refusal",
     "refusal+key-space-probe",
 )
+_N_OWN_FACTS = 60
 _GENERAL = ("triviaqa", "truthfulqa", "instructions")
 _TABLE = "skill"
 Outputs = dict[str, list[str]]
@@ -94,23 +96,23 @@ class SkillExam:
         start = time.perf_counter()
         forget = [replace(row, forget_id=target) for row in world.fit_rows[target]]
         request = ForgetRequest(target, kind="skill", title=target, rows=tuple(forget), intervention="neuron-adjust")
-        kept = [row for skill, rows in world.fit_rows.items() if skill != target for row in rows]
-        kept += [*world.validation_rows.get(FACTS, []), *world.general_rows]
+        self.kept = [row for skill, rows in world.fit_rows.items() if skill != target for row in rows]
+        self.kept += [*world.validation_rows.get(FACTS, []), *world.general_rows]
         self.bundle: Bundle = fit(
             str(engine.model.name_or_path),
             [request],
-            kept,
+            self.kept,
             clean=self.clean.given,
             interventions=("neuron-adjust",),
             key_space=True,
             neurons={"probe_alpha": PROBE_ALPHA},
             seed=world.seed,
+            device=engine.device.type,
             out=folder,
         )
         self.fit_seconds = time.perf_counter() - start
         self.inside = self.bundle.path / "interventions"
         record = self.bundle.manifest.interventions["neurons"]
-        self.options = NeuronOptions(**record["options"])
         self.forget, self.retain = read_statistics(record, self.inside)
         self.plain = self.answer(None, self.sets)
         self.base = self.grade(self.plain, self.sets)
@@ -118,6 +120,9 @@ class SkillExam:
             skill: [Item(row.prompt, row.answer, skill) for row in rows]
             for skill, rows in world.validation_rows.items()
         }
+        if target == FACTS:  # Those rows are about people who are kept.
+            self.validation["facts of others"] = self.validation.pop(FACTS)
+            self.validation[FACTS] = [Item(row.prompt, row.answer) for row in world.fit_rows[FACTS][:_N_OWN_FACTS]]
         if world.general_rows:
             self.validation["general"] = [Item(row.prompt, row.answer) for row in world.general_rows]
         self.validated = self.grade(self.answer(None, self.validation), self.validation)
@@ -125,7 +130,7 @@ class SkillExam:
     def answer(self, table: Table | None, sets: Mapping[str, Sequence[Item]], flags: Flags | None = None) -> Outputs:
         """Return answers to every set; a table acts on flagged questions, on all where `flags` is None."""
         hooks = NeuronHooks(self.engine.model, {_TABLE: table}) if table is not None else None
-        engine = ReferenceEngine(self.engine.model, self.engine.tokenizer, neurons=hooks, batch_size=64)
+        engine = ReferenceEngine(self.engine.model, self.engine.tokenizer, neurons=hooks, batch_size=128)
         stamp = Stamp("", (), 0, 0, (Step("neurons", (), {"tables": [_TABLE]}),))
         outputs: Outputs = {}
         for name, items in sets.items():
@@ -154,21 +159,27 @@ class SkillExam:
     def choose(self, candidates: Mapping[str, Table]) -> tuple[str, Table]:
         """Return the candidate that takes most from the skill on validation rows and at most 5 % from any other."""
         best: tuple[tuple[bool, float], str] | None = None
+
+        def measure(table: Table, names: Sequence[str]) -> float:
+            sets = {name: self.validation[name] for name in names}
+            graded = self.grade(self.answer(table, sets), sets)
+            return max(find_drop(self.validated[name], found) for name, found in graded.items())
+
         for label, table in candidates.items():
-            graded = self.grade(self.answer(table, self.validation), self.validation)
-            drops = {name: find_drop(self.validated[name], found) for name, found in graded.items()}
-            others = max(drop for name, drop in drops.items() if name != self.target)
-            own = drops.get(self.target, 0.0)
+            own = measure(table, [self.target])
+            if best is not None and best[0] >= (True, own):
+                continue  # Whatever it takes from others, it takes less from the skill.
+            others = measure(table, [name for name in self.validation if name != self.target])
             key = (others <= MAX_OTHER_DROP, own if others <= MAX_OTHER_DROP else -others)
             if best is None or key > best[0]:
                 best = key, label
         assert best is not None
         return best[1], candidates[best[1]]
 
-    def adjust(self, share: float, score: Score, shift: Shift) -> AdjustTable:
+    def adjust(self, share: float, score: Score, shift: Shift, strength: float = 1.0) -> AdjustTable:
         """Return Neuron Adjust of these settings, from the bundle's own statistics."""
         chosen = select_neurons(self.forget, self.retain, share, score)
-        return AdjustTable(chosen, self.forget.gate, self.retain.gate, shift, self.world.seed)
+        return AdjustTable(chosen, self.forget.gate, self.retain.gate, shift, self.world.seed, strength)
 
     def read_keys(self, prompts: Sequence[str], layers: Sequence[int]) -> dict[int, Any]:
         """Return keys at the prompts' last tokens."""
@@ -266,25 +277,33 @@ def run_skills(
     seeds: Sequence[int] | None,
     out: Path,
     model: Path | None = None,
+    targets: Sequence[str] | None = None,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Measure the suite and write `out` (JSON, schema 1) with Markdown beside it; return the report.
 
-    `model` is a model of one's own, asked GSM8K, MBPP and MLQA; without it one is trained.
+    `model` is a model of one's own, asked GSM8K, MBPP and MLQA; without it one is trained. `targets` are the skills to forget, one
+    at a time. Raises UnknownNameError for a method or a skill.
     """
+    known = list(HUB if model else (*SKILLS, FACTS))
+    for target in targets or ():
+        if target not in known:
+            raise UnknownNameError("skill to forget", target, known)
     for name in methods or ():
         if name not in METHODS:
             raise UnknownNameError("method of the suite skills", name, METHODS)
+    wanted = list(targets or (name for name in sizes["targets"] if name in known))
     rows: list[dict[str, Any]] = []
     for seed in seeds if seeds is not None else sizes["seeds"]:
         world = load_hub_skills(seed=seed) if model else make_skills(**sizes["skills"], seed=seed)
-        folder = model or train_models([world.job(Recipe(**sizes["recipe"], seed=seed))])["skills"]
-        engine = ReferenceEngine.load(folder)
-        for target in sizes["targets"]:
+        folder = model or train_models([world.job(Recipe(**sizes["recipe"], seed=seed))], device=device)["skills"]
+        engine = ReferenceEngine.load(folder, device=device)
+        for target in wanted:
             with tempfile.TemporaryDirectory() as scratch:
                 with report_step(f"fit and ask about {target}, seed {seed}"):
                     exam = SkillExam(world, engine, target, Path(scratch) / "bundle")
                 rows += examine(exam, methods or METHODS)
-    content = json.dumps([dict(sizes), list(methods or METHODS)], sort_keys=True, default=str)
+    content = json.dumps([dict(sizes), wanted, list(methods or METHODS)], sort_keys=True, default=str)
     report = {
         "schema_version": 1,
         "suite": "skills",
@@ -335,12 +354,13 @@ _CANDIDATES: dict[str, Callable[[SkillExam], dict[str, tuple[dict[str, Any], Tab
         for share in SHARES
     },
     "neuron-adjust-posterior": lambda exam: {
-        f"{score} {share}": (
-            {"share": share, "score": score, "shift": "posterior"},
-            exam.adjust(share, score, "posterior"),
+        f"{score} {share} {strength}": (
+            {"share": share, "score": score, "shift": "posterior", "strength": strength},
+            exam.adjust(share, score, "posterior", strength),
         )
-        for score in ("energy", "gap")
+        for score in ("peak", "gap")
         for share in SHARES
+        for strength in STRENGTHS
     },
     "concept-ablation": lambda exam: {
         f"{n}": ({"neurons": n}, AblationTable(choose_highest(rank_neurons(exam.forget, exam.retain), n)))
@@ -427,9 +447,7 @@ def open_detector(exam: SkillExam, kind: str) -> tuple[Callable[[Sequence[str]],
         return find_above, {"alpha": record["alpha"], "layers": layers, "kind": record["kind"]}
     layer = len(exam.forget.gate.mean) - 1
     box = key_space.fit_box(exam.read_keys([row.prompt for row in exam.world.fit_rows[exam.target]], [layer])[layer])
-    kept = [row for skill, rows in exam.world.fit_rows.items() if skill != exam.target for row in rows]
-    kept += exam.world.general_rows
-    rows = sorted([*exam.clean.given, *kept], key=lambda row: row.digest)[1::2]
+    _, rows = part_clean([*exam.kept, *exam.clean.given])
     prompts = dress(rows, random.Random(f"box:{exam.world.seed}"))
     scores = box.score(exam.read_keys(prompts, [layer])[layer])
     threshold = key_space.calibrate(scores, record["alpha"])
@@ -521,4 +539,4 @@ def render_skills(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-__all__ = ["METHODS", "SKILLS", "examine", "render_skills", "run_skills"]
+__all__ = ["METHODS", "examine", "render_skills", "run_skills"]

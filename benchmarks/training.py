@@ -89,7 +89,7 @@ def make_jobs(suite: Suite, recipe: Recipe | None = None) -> list[Job]:
     return [Job("full", suite.full, texts, recipe), Job("retain-only", suite.retain, texts, recipe)]
 
 
-def train_models(jobs: Sequence[Job]) -> dict[str, Path]:
+def train_models(jobs: Sequence[Job], *, device: str = "cpu") -> dict[str, Path]:
     """Train models in parallel processes and return their folders by name; finished ones come from the cache.
 
     Raises UnlearnGuardError, with the end of its output, when a training process fails.
@@ -100,7 +100,7 @@ def train_models(jobs: Sequence[Job]) -> dict[str, Path]:
         return folders
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[loss]}"), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
-        runs = [(job, *_start(job, folders[job.name])) for job in missing]
+        runs = [(job, *_start(job, folders[job.name], device)) for job in missing]
         watchers = []
         for job, process, _ in runs:
             bar = progress.add_task(f"train {job.name}", total=job.recipe.epochs, loss="")
@@ -119,13 +119,13 @@ def train_models(jobs: Sequence[Job]) -> dict[str, Path]:
     return folders
 
 
-def _start(job: Job, folder: Path) -> tuple[subprocess.Popen[str], Any]:
+def _start(job: Job, folder: Path, device: str) -> tuple[subprocess.Popen[str], Any]:
     import tempfile
 
     log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed once the process is done)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "KMP_BLOCKTIME": "0", "TOKENIZERS_PARALLELISM": "false"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "unlearn_guard.benchmarks.training", str(folder)],
+        [sys.executable, "-m", "unlearn_guard.benchmarks.training", str(folder), device],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,
@@ -149,7 +149,7 @@ def _watch(process: subprocess.Popen[str], progress: Progress, bar: Any, name: s
             print(f"train {name}: epoch {epoch}, loss {loss}", file=sys.stderr, flush=True)
 
 
-def train(job: Job, folder: Path) -> None:
+def train(job: Job, folder: Path, device: str = "cpu") -> None:
     """Train one model in this process and write it to `folder`, atomically."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -174,13 +174,13 @@ def train(job: Job, folder: Path) -> None:
             eos_token_id=end,
             pad_token_id=end,
         )
-    )
+    ).to(device)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.01, fused=True
     )
     n_batches = math.ceil(len(job.examples) * _draws(job) / recipe.batch_size)
     total = n_batches * recipe.epochs
-    half = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    half = device != "cpu" or (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
     step = 0
     for epoch in range(1, recipe.epochs + 1):
         model.train()
@@ -206,21 +206,22 @@ def train(job: Job, folder: Path) -> None:
             ids = torch.full((len(batch), width), end)
             labels = torch.full((len(batch), width), -100)
             mask = torch.zeros((len(batch), width), dtype=torch.int64)
+            inputs = {"input_ids": ids, "attention_mask": mask, "labels": labels}
             for place, (question, answer) in enumerate(batch):
                 length = len(question) + len(answer)
                 ids[place, :length] = torch.tensor([*question, *answer])
                 labels[place, len(question) : length] = torch.tensor(answer)
                 mask[place, :length] = 1
-            with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half):
+                loss = model(**{name: rows.to(device) for name, rows in inputs.items()}).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            losses.append(loss.item())
-        print(f"epoch {epoch} loss {sum(losses) / len(losses):.4f}", flush=True)
+            losses.append(loss.detach())
+        print(f"epoch {epoch} loss {float(sum(losses)) / len(losses):.4f}", flush=True)
     staging = folder.parent / f".{folder.name}.{os.getpid()}"
-    model.eval().save_pretrained(staging)
+    model.eval().cpu().save_pretrained(staging)
     tokenizer.save_pretrained(staging)
     replace_folder(staging, folder)
 
@@ -270,7 +271,7 @@ def main() -> None:
     """Read a job from standard input and train it."""
     record = json.load(sys.stdin)
     examples = [Example(tuple(item["phrasings"]), item["answer"], item["subject"]) for item in record["examples"]]
-    train(Job(record["name"], examples, record["texts"], Recipe(**record["recipe"])), Path(sys.argv[1]))
+    train(Job(record["name"], examples, record["texts"], Recipe(**record["recipe"])), Path(sys.argv[1]), sys.argv[2])
 
 
 if __name__ == "__main__":

@@ -1,14 +1,16 @@
 """Neuron edits inside a running model: hooks on gated MLPs that read which rows of the batch are edited, and how.
 
 The same code serves Hugging Face models and vLLM's, where the hooks' work is done by operators that the compiler does not look into.
-Rows that are not flagged are never written. On a CPU only flagged rows are computed, and none costs nothing; elsewhere, where a captured
-graph replays without Python, all rows are computed and the flagged ones chosen.
+Rows that are not flagged are never written. On a CPU only flagged rows are computed, and none costs nothing. Elsewhere a captured graph
+replays without Python: one kernel per layer finds the flagged rows itself, or, where there is no Triton, all rows are computed and the
+flagged ones chosen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,15 @@ import torch
 
 from unlearn_guard.corruptions.gated_mlp import GatedMlp
 from unlearn_guard.corruptions.neuron_settings import Shift
-from unlearn_guard.corruptions.neurons import Flags, Moments, Normals, shift_by_coin, shift_posterior, toss_coins
+from unlearn_guard.corruptions.neurons import (
+    Flags,
+    Moments,
+    Normals,
+    salt_coins,
+    shift_by_coin,
+    shift_posterior,
+    toss_coins,
+)
 
 CANARY_VALUE = 0.75  # Exact in every floating-point type.
 
@@ -30,6 +40,7 @@ class AdjustTable:
     retain: Moments
     shift: Shift = "posterior"
     seed: int = 0
+    strength: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +84,8 @@ class MlpEdit:
         self.device, self.tables = device, dict(tables)
         self.is_static = device.type != "cpu"
         self.position = torch.zeros(n_rows, dtype=torch.int64, device=device)
-        self.flags = {name: torch.zeros(n_rows, dtype=torch.bool, device=device) for name in tables}
+        self._flags = torch.zeros(len(tables), n_rows, dtype=torch.bool, device=device)
+        self.flags = dict(zip(tables, self._flags, strict=True))
         self.is_canary = torch.zeros(1, dtype=torch.bool, device=device)
         self.read_index = torch.zeros(n_reads, dtype=torch.int64, device=device)
         self.n_reads = 0
@@ -88,6 +100,31 @@ class MlpEdit:
                     kind.setdefault(mlp.layer, {})[name] = columns
             if mlp.layer in read_layers:
                 self.keys[mlp.layer] = torch.zeros(n_reads, mlp.width, dtype=torch.float32, device=device)
+        self.kernels: dict[tuple[str, int], Any] = {}
+        if device.type == "cuda" and find_spec("triton"):
+            self.lay_out_kernels()
+
+    def lay_out_kernels(self) -> None:
+        """Have one kernel per layer do the edits; for a device that Triton compiles to."""
+        from unlearn_guard.corruptions import mlp_kernel
+
+        numbers = {name: number for number, name in enumerate(self.tables)}
+        for kind, edited in (("gate", self.gates), ("key", self.ablated)):
+            for layer, found in edited.items():
+                parts = []
+                for name, columns in found.items():
+                    table, normals = self.tables[name], columns.normals
+                    how, salt, strength = mlp_kernel.ABLATION, 0, 1.0
+                    if isinstance(table, AdjustTable):
+                        how = mlp_kernel.COIN if table.shift == "coin" else mlp_kernel.POSTERIOR
+                        salt, strength = salt_coins(table.seed, layer), table.strength
+                    moments = [getattr(normals, entry.name) for entry in fields(Normals)] if normals else []
+                    parts.append(
+                        mlp_kernel.Part(numbers[name], how, columns.index, columns.neurons, moments, salt, strength)
+                    )
+                kernel = self.kernels[kind, layer] = mlp_kernel.LayerKernel(parts, self.device)
+                for columns, proof in zip(found.values(), kernel.proofs, strict=True):
+                    columns.proof = proof
 
     def _lay_out(self, mlp: GatedMlp, table: Table) -> _Columns | None:
         """Collect the columns of one layer that a table edits, those of this rank alone."""
@@ -125,6 +162,9 @@ class MlpEdit:
 
     def edit_gate(self, gate: torch.Tensor, layer: int) -> None:
         """Shift the chosen pre-activations of flagged rows in place; gate: (rows, at least width)."""
+        if (kernel := self.kernels.get(("gate", layer))) is not None:
+            kernel.run(gate, self._flags, self.position, self.is_canary, CANARY_VALUE)
+            return
         for name, columns in self.gates[layer].items():
             if (rows := self._find_rows(name, gate)) is not None:
                 values = gate[rows[:, None], columns.index].float()
@@ -136,6 +176,9 @@ class MlpEdit:
             n_reads = len(self.read_index) if self.is_static else self.n_reads
             index = self.read_index[:n_reads].clamp(max=key.shape[0] - 1)
             self.keys[layer][:n_reads] = key.index_select(0, index).float()
+        if (kernel := self.kernels.get(("key", layer))) is not None:
+            kernel.run(key, self._flags, self.position, self.is_canary, CANARY_VALUE)
+            return
         for name, columns in self.ablated.get(layer, {}).items():
             if (rows := self._find_rows(name, key)) is not None:
                 values = key[rows[:, None], columns.index].float()
@@ -153,7 +196,7 @@ class MlpEdit:
         assert isinstance(table, AdjustTable)
         assert normals is not None
         if table.shift == "posterior":
-            return shift_posterior(values, normals)
+            return shift_posterior(values, normals, table.strength)
         return shift_by_coin(values, normals, toss_coins(table.seed, layer, self.position[rows], columns.neurons))
 
     def _write(

@@ -19,6 +19,7 @@ from unlearn_guard.corruptions.neuron_settings import ABLATE, ADJUST, Counted, N
 from unlearn_guard.corruptions.neurons import (
     Moments,
     NeuronStatistics,
+    Peaks,
     Text,
     choose_highest,
     measure_keys,
@@ -55,6 +56,7 @@ def fit_tables(
     kept: Sequence[Row],
     options: NeuronOptions,
     *,
+    seed: int,
     folder: Path,
     concepts: Mapping[str, Sequence[tuple[int, int]]] | None = None,
 ) -> dict[str, Any]:
@@ -89,6 +91,7 @@ def fit_tables(
         "owners": owners,
         "concepts": {owner: [list(place) for place in places] for owner, places in (concepts or {}).items()},
         "shape": list(shape),
+        "seed": seed,
     }
 
 
@@ -100,12 +103,14 @@ def load_tables(record: Mapping[str, Any], folder: Path) -> dict[str, Table]:
     options = NeuronOptions(**record["options"])
     retain = _unpack("retain", tensors)
     tables: dict[str, Table] = {}
-    for seed, (number, owner) in enumerate(record["owners"].items()):
+    for number, owner in record["owners"].items():
         if f"{number}.gate.mean" not in tensors:
             raise BundleError("the bundle has no neuron statistics of a forget request", value=owner, mend="fit again")
         forget = _unpack(number, tensors)
         chosen = select_neurons(forget, retain, options.share, options.score)
-        tables[f"{ADJUST}/{owner}"] = AdjustTable(chosen, forget.gate, retain.gate, options.shift, seed)
+        tables[f"{ADJUST}/{owner}"] = AdjustTable(
+            chosen, forget.gate, retain.gate, options.shift, record["seed"] + int(number), options.strength
+        )
         places = record["concepts"].get(owner)
         tables[f"{ABLATE}/{owner}"] = AblationTable(
             choose_highest(rank_neurons(forget, retain), options.concept_neurons)
@@ -160,18 +165,14 @@ def fit_probes(
     """
     n_layers = len(find_gated_mlps(model))
     layer = min(n_layers - 1, max(0, round(options.probe_depth * n_layers) - 1))
-    rows = sorted({row.digest: row for row in clean if row.query}.values(), key=lambda row: row.digest)
-    if len(rows) < 2 * key_space.MIN_PROMPTS:
-        raise DataError(
-            "too few clean rows for the key-space probe", value=len(rows), allowed=f"{2 * key_space.MIN_PROMPTS}"
-        )
 
     def read(part: Sequence[Row], salt: str) -> dict[int, Floats]:
         prompts = dress(part, random.Random(f"key-space:{seed}:{salt}"))
         found = measure_keys(model, [encode(prompt, "")[0] for prompt in prompts], [layer])
         return {own: keys.numpy() for own, keys in found.items()}
 
-    shaping, calibrating = read(rows[::2], "shape"), read(rows[1::2], "calibrate")
+    parts = part_clean(clean)
+    shaping, calibrating = read(parts[0], "shape"), read(parts[1], "calibrate")
     tensors: dict[str, Any] = {}
     owners: dict[str, str] = {}
     for number, request in enumerate(requests):
@@ -188,6 +189,16 @@ def fit_probes(
         "kind": options.probe,
         "n_clean": n_clean,
     }
+
+
+def part_clean(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """Return the distinct clean rows that shape a probe, and those that set its threshold; raise DataError for too few."""
+    distinct = sorted({row.digest: row for row in rows if row.query}.values(), key=lambda row: row.digest)
+    if len(distinct) < 2 * key_space.MIN_PROMPTS:
+        raise DataError(
+            "too few clean rows for the key-space probe", value=len(distinct), allowed=f"{2 * key_space.MIN_PROMPTS}"
+        )
+    return distinct[::2], distinct[1::2]
 
 
 def load_probes(record: Mapping[str, Any], folder: Path) -> dict[str, Probe]:
@@ -239,6 +250,9 @@ def _pack(name: str, statistics: NeuronStatistics) -> dict[str, Any]:
     for kind in ("gate", "key"):
         moments: Moments = getattr(statistics, kind)
         packed |= {f"{name}.{kind}.{field}": getattr(moments, field).astype(np.float32) for field in _FIELDS}
+    packed |= {
+        f"{name}.peak.{field}": getattr(statistics.peaks, field).astype(np.float32) for field in ("mean", "norm")
+    }
     return {**packed, f"{name}.n": np.array([statistics.gate.n], np.int64)}
 
 
@@ -248,7 +262,8 @@ def _unpack(name: str, tensors: Mapping[str, Any]) -> NeuronStatistics:
             int(tensors[f"{name}.n"][0]), *(tensors[f"{name}.{kind}.{field}"].astype(np.float64) for field in _FIELDS)
         )
 
-    return NeuronStatistics(read("gate"), read("key"))
+    peaks = Peaks(*(tensors[f"{name}.peak.{field}"].astype(np.float64) for field in ("mean", "norm")))
+    return NeuronStatistics(read("gate"), read("key"), peaks)
 
 
 def _mark(places: Sequence[Sequence[int]], shape: tuple[int, ...]) -> Any:

@@ -27,6 +27,8 @@ MIN_TEXTS = 20
 _LEAST_VARIANCE = 1e-12
 _SILENT = 0.03
 """Of the mean energy of all neurons."""
+_PEAK_NORM, _LOW_PEAK = 4, 0.1
+"""How much the texts that need a neuron most outweigh the others, and what counts as a low peak, of the mean of all."""
 _BATCH = 16
 
 
@@ -72,11 +74,39 @@ class MomentStream:
 
 
 @dataclass(frozen=True, slots=True)
+class Peaks:
+    """The largest squared key of each neuron in a text, prompt included: its mean over texts, and its 4-norm; (layers, neurons)."""
+
+    mean: Doubles
+    norm: Doubles
+
+
+class PeakStream:
+    """Peaks of texts that come in batches, in float64."""
+
+    def __init__(self, width: int) -> None:
+        self.n = 0
+        self._sums = {power: torch.zeros(width, dtype=torch.float64) for power in (1, _PEAK_NORM)}
+
+    def update(self, keys: torch.Tensor, read: torch.Tensor) -> None:
+        """Take in keys, (texts, tokens, width), of the tokens that are `read`, (texts, tokens)."""
+        peaks = (keys.float() ** 2).masked_fill(~read[..., None], 0.0).amax(1).double().cpu()
+        self.n += len(peaks)
+        for power, total in self._sums.items():
+            total += (peaks**power).sum(0)
+
+    def measure(self, power: int) -> torch.Tensor:
+        """Return the mean of that power of the peaks, brought back to their unit."""
+        return (self._sums[power] / max(1, self.n)) ** (1.0 / power)
+
+
+@dataclass(frozen=True, slots=True)
 class NeuronStatistics:
-    """What neurons do in a set of texts: the gate's pre-activation, and the key behind it."""
+    """What neurons do in a set of texts: the gate's pre-activation, the key behind it, and the key's peaks."""
 
     gate: Moments
     key: Moments
+    peaks: Peaks
 
 
 def measure_neurons(model: Any, texts: Sequence[Text], *, what: str) -> NeuronStatistics:
@@ -88,13 +118,17 @@ def measure_neurons(model: Any, texts: Sequence[Text], *, what: str) -> NeuronSt
         raise DataError(f"too few {what} texts for neuron statistics", value=len(texts), allowed=f"{MIN_TEXTS} or more")
     mlps = find_gated_mlps(model)
     streams = {(kind, mlp.layer): MomentStream(mlp.n_neurons) for mlp in mlps for kind in ("gate", "key")}
+    peaks = {mlp.layer: PeakStream(mlp.n_neurons) for mlp in mlps}
     for batch in _cut(texts):
         counted = _count(batch)
-        for place, rows in read_neurons(model, mlps, batch):
-            rows = rows[counted.to(rows.device)]
+        whole = _count([Text(text.ids, 0, text.stop) for text in batch])
+        for place, states in read_neurons(model, mlps, batch).items():
+            rows = states[counted.to(states.device)]
             if not torch.isfinite(rows).all():
                 raise DataError(f"activations of {what} texts are not finite", value=f"layer {place[1]}")
             streams[place].update(rows)
+            if place[0] == "key":
+                peaks[place[1]].update(states, whole.to(states.device))
 
     def collect(kind: str) -> Moments:
         chosen = [streams[kind, mlp.layer] for mlp in mlps]
@@ -103,7 +137,8 @@ def measure_neurons(model: Any, texts: Sequence[Text], *, what: str) -> NeuronSt
         )
         return Moments(chosen[0].n, mean, variance)
 
-    return NeuronStatistics(collect("gate"), collect("key"))
+    mean, norm = (np.stack([peaks[mlp.layer].measure(power).numpy() for mlp in mlps]) for power in (1, _PEAK_NORM))
+    return NeuronStatistics(collect("gate"), collect("key"), Peaks(mean, norm))
 
 
 def measure_keys(model: Any, prompts: Sequence[Sequence[int]], layers: Sequence[int]) -> dict[int, torch.Tensor]:
@@ -117,17 +152,15 @@ def measure_keys(model: Any, prompts: Sequence[Sequence[int]], layers: Sequence[
         rows = order[start : start + _BATCH]
         batch = [Text(tuple(prompts[row]), len(prompts[row]) - 1, len(prompts[row])) for row in rows]
         counted = _count(batch)
-        for (kind, layer), keys in read_neurons(model, mlps, batch):
+        for (kind, layer), keys in read_neurons(model, mlps, batch).items():
             if kind == "key":
                 found[layer][rows] = keys[counted.to(keys.device)].float().cpu()
     return found
 
 
 @torch.inference_mode()
-def read_neurons(
-    model: Any, mlps: Sequence[GatedMlp], batch: Sequence[Text]
-) -> Iterator[tuple[tuple[str, int], torch.Tensor]]:
-    """Run a batch and return what each layer's gate and key hold, (texts, tokens, neurons), right-padded."""
+def read_neurons(model: Any, mlps: Sequence[GatedMlp], batch: Sequence[Text]) -> dict[tuple[str, int], torch.Tensor]:
+    """Run a batch and return what each layer's `gate` and `key` hold, (texts, tokens, neurons), right-padded."""
     read: dict[tuple[str, int], torch.Tensor] = {}
     handles = []
     for mlp in mlps:
@@ -151,7 +184,7 @@ def read_neurons(
     finally:
         for handle in handles:
             handle.remove()
-    return iter(read.items())
+    return read
 
 
 def _cut(texts: Sequence[Text]) -> Iterator[list[Text]]:
@@ -167,17 +200,20 @@ def _count(batch: Sequence[Text]) -> torch.Tensor:
     return counted
 
 
-def rank_neurons(forget: NeuronStatistics, retain: NeuronStatistics, score: Score = "energy") -> Doubles:
+def rank_neurons(forget: NeuronStatistics, retain: NeuronStatistics, score: Score = "peak") -> Doubles:
     """Return how much each neuron belongs to the skill, (layers, neurons); −∞ for one that is constant.
 
     gap: μ_f − μ_r of the gate (the paper's); contrast: the gap over the root mean square of both deviations; energy (ours, after
-    Selective Pruning's importance ratio, arXiv 2403.01267): E_f[key²] / E_r[key²], with a floor below which a neuron counts as silent.
+    Selective Pruning's importance ratio, arXiv 2403.01267): E_f[key²] / E_r[key²], with a floor below which a neuron counts as silent;
+    peak (ours): the same of each text's largest key², in the kept texts their 4-norm, so that what a single kind of text needs is spared.
     """
     if score not in get_args(Score):
         raise SettingsError("neurons score", value=score, allowed=", ".join(get_args(Score)))
     if score == "energy":
         energy, other = measure_energy(forget.key), measure_energy(retain.key)
         ranks = energy / (other + _SILENT * other.mean())
+    elif score == "peak":
+        ranks = forget.peaks.mean / (retain.peaks.norm + _LOW_PEAK * retain.peaks.mean.mean())
     else:
         ranks = forget.gate.mean - retain.gate.mean
     if score == "contrast":
@@ -191,7 +227,7 @@ def measure_energy(moments: Moments) -> Doubles:
     return moments.mean**2 + moments.variance
 
 
-def select_neurons(forget: NeuronStatistics, retain: NeuronStatistics, share: float, score: Score = "energy") -> Flags:
+def select_neurons(forget: NeuronStatistics, retain: NeuronStatistics, share: float, score: Score = "peak") -> Flags:
     """Return the share of all neurons, over all layers together, that rank highest.
 
     Raises SettingsError for a share out of range, DataError where too few neurons vary at all.
@@ -226,10 +262,13 @@ class Normals:
     retain_std: torch.Tensor
 
 
-def shift_posterior(values: torch.Tensor, normals: Normals) -> torch.Tensor:
-    """Return values moved to their mirror image by the weight with which they belong to the skill (ours: no coin)."""
+def shift_posterior(values: torch.Tensor, normals: Normals, strength: float = 1.0) -> torch.Tensor:
+    """Return values moved towards their mirror image by the weight with which they belong to the skill (ours: no coin).
+
+    strength: how far, in ways to the mirror image.
+    """
     mirrored, weight = _mirror(values, normals)
-    return torch.where(weight >= 0.5, values + weight * (mirrored - values), values)
+    return torch.where(weight >= 0.5, values + strength * weight * (mirrored - values), values)
 
 
 def shift_by_coin(values: torch.Tensor, normals: Normals, coins: torch.Tensor) -> torch.Tensor:
@@ -252,8 +291,12 @@ def toss_coins(seed: int, layer: int, positions: torch.Tensor, neurons: torch.Te
     The mixing function is lowbias32 (C. Wellons, 2018, public domain).
     """
     mask = 0xFFFFFFFF
-    start = (seed * 0x9E3779B1 + layer * 0xC2B2AE3D) & mask
-    mixed = (positions[:, None] * 0x9E3779B1 + neurons[None, :] * 0x85EBCA77 + start) & mask
+    mixed = (positions[:, None] * 0x9E3779B1 + neurons[None, :] * 0x85EBCA77 + salt_coins(seed, layer)) & mask
     for right, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
         mixed = ((mixed ^ (mixed >> right)) * factor) & mask
     return (mixed ^ (mixed >> 16)).double().div(2**32).float()
+
+
+def salt_coins(seed: int, layer: int) -> int:
+    """Return what seed and layer add to the hash of a coin."""
+    return (seed * 0x9E3779B1 + layer * 0xC2B2AE3D) & 0xFFFFFFFF

@@ -10,7 +10,6 @@ from typing import Any
 
 from unlearn_guard.corruptions.eco import EcoSettings, plan_eco
 from unlearn_guard.corruptions.neuron_settings import ABLATE, ADJUST
-from unlearn_guard.corruptions.neuron_settings import INTERVENTIONS as NEURON_INTERVENTIONS
 from unlearn_guard.corruptions.prompt import Prompt, to_ranges
 from unlearn_guard.corruptions.prompting import plan_prompting
 from unlearn_guard.corruptions.refusal import DEFAULT_TEXT, encode_refusal, plan_refusal
@@ -26,8 +25,8 @@ from unlearn_guard.guard.verdict import Verdict
 Plan = Callable[["Planner", Verdict, Prompt], list[Step]]
 INTERVENTIONS: Registry[Plan] = Registry("intervention")
 STAND_ALONE = ("refusal", "prompting")
-_NEURONS = frozenset(NEURON_INTERVENTIONS)
-OWNED = frozenset({"uld", *NEURON_INTERVENTIONS})
+NEURON_INTERVENTIONS = frozenset({ADJUST, ABLATE})
+OWNED = NEURON_INTERVENTIONS | {"uld"}
 """Interventions that know their own forget request alone."""
 _NEEDED = {"uld": "uld", **dict.fromkeys(NEURON_INTERVENTIONS, "neurons")}
 """Under which name the manifest has what an intervention needs; ECO's for all others."""
@@ -92,7 +91,7 @@ class Planner:
                 )
         measured = set(fitted.settings.get("neurons", {}).get("owners", {}).values())
         if unmeasured := [
-            owner for owner, names in self.chosen.items() if set(names) & _NEURONS and owner not in measured
+            owner for owner, names in self.chosen.items() if set(names) & NEURON_INTERVENTIONS and owner not in measured
         ]:
             raise SettingsError(
                 "the neurons of a forget request were not measured",
@@ -198,7 +197,7 @@ def uses_assistants(bundle: Bundle, override: str | None = None) -> bool:
 
 def uses_neurons(bundle: Bundle, override: str | None = None) -> bool:
     """Return whether any forget request of a bundle is suppressed at its neurons."""
-    return bool(_NEURONS & find_used(bundle, override))
+    return bool(NEURON_INTERVENTIONS & find_used(bundle, override))
 
 
 def find_used(bundle: Bundle, override: str | None = None) -> set[str]:

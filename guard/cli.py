@@ -491,6 +491,10 @@ def bench(
     retain_model: Annotated[str | None, typer.Option(help="Its retain-only reference; goes with --model.")] = None,
     forget: Annotated[Path | None, typer.Option(help="detection: your own forget rows; goes with --clean.")] = None,
     clean: Annotated[Path | None, typer.Option(help="detection: your own clean rows; goes with --forget.")] = None,
+    targets: Annotated[
+        str | None, typer.Option(help="skills: what to forget, comma-separated; none: the profile's.")
+    ] = None,
+    device: Annotated[Device, typer.Option(help="skills: where the model runs and is trained.")] = Device.cpu,
     attack: Annotated[str | None, typer.Option(help="adaptive: attack the world's facts, 500 queries each.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -503,14 +507,20 @@ def bench(
     report = run_bench(
         suite=suite,
         profile=profile,
-        methods=[name.strip() for name in methods.split(",")] if methods else None,
+        methods=_read_names(methods),
         seeds=_read_seeds(seeds),
         out=out,
         models=_read_models(suite, model, retain_model),
         own_rows=_read_own_rows(suite, forget, clean),
+        targets=_read_names(targets),
+        device=device.value,
     )
     if as_json:
         print(json.dumps(report))
+
+
+def _read_names(names: str | None) -> list[str] | None:
+    return [name.strip() for name in names.split(",")] if names else None
 
 
 def _read_models(suite: str, model: str | None, retain_model: str | None) -> dict[str, Path] | None:

@@ -109,8 +109,7 @@ def fit(
     """
     from unlearn_guard.classifiers.fitting import collect_aliases, fit_cascade, split_rows
     from unlearn_guard.corruptions.eco import EcoSettings
-    from unlearn_guard.corruptions.neuron_settings import INTERVENTIONS as NEURON_INTERVENTIONS
-    from unlearn_guard.corruptions.planning import parse_intervention
+    from unlearn_guard.corruptions.planning import NEURON_INTERVENTIONS, parse_intervention
 
     if not 0.0 < alpha < 1.0:
         raise SettingsError("alpha", value=alpha, allowed="a number between 0 and 1, exclusive")
@@ -223,7 +222,14 @@ def fit(
         settings |= _fit_neurons(
             engine_of,
             requests,
-            [name for name in names if name in NEURON_INTERVENTIONS],
+            [
+                request
+                for request in requests
+                if any(
+                    NEURON_INTERVENTIONS & set(parse_intervention(n))
+                    for n in (*interventions[1:], request.intervention)
+                )
+            ],
             retain_rows if any(row.answer for row in retain_rows) else clean_rows,
             [*retain_rows, *clean_rows],
             writer.path,
@@ -363,8 +369,7 @@ def _drop_neurons(
     interventions: dict[str, Any], default: str, remove: Sequence[str], folder: Path
 ) -> tuple[dict[str, Any], str]:
     """Take removed requests' neurons and probes out of a bundle."""
-    from unlearn_guard.corruptions.neuron_settings import INTERVENTIONS as NEURON_INTERVENTIONS
-    from unlearn_guard.corruptions.planning import parse_intervention
+    from unlearn_guard.corruptions.planning import NEURON_INTERVENTIONS, parse_intervention
 
     if not remove or not {"neurons", "key_space"} & set(interventions):
         return interventions, default
@@ -374,7 +379,7 @@ def _drop_neurons(
     for name, drop in (("neurons", drop_owners), ("key_space", drop_probes)):
         if name in interventions and (record := drop(interventions[name], folder, remove)) is not None:
             kept[name] = record
-    if "neurons" not in kept and set(NEURON_INTERVENTIONS) & set(parse_intervention(default)):
+    if "neurons" not in kept and NEURON_INTERVENTIONS & set(parse_intervention(default)):
         default = "refusal"
     return kept, default
 
@@ -520,13 +525,9 @@ def _fit_uld(
     """Train the assistants, and write them below interventions/uld."""
     from unlearn_guard.corruptions.teaching import fit_assistants, read_options
 
-    def encode(prompt: str, answer: str) -> tuple[list[int], list[int]]:
-        ids = engine.tokenizer(answer, add_special_tokens=False).input_ids
-        return engine.render(prompt), [*ids, engine.end_token]
-
     return fit_assistants(
         engine.model,
-        encode,
+        _make_encode(engine),
         requests,
         kept,
         read_options(given),
@@ -540,10 +541,20 @@ def _fit_uld(
     )
 
 
+def _make_encode(engine: ReferenceEngine) -> Callable[[str, str], tuple[list[int], list[int]]]:
+    """Return what turns prompt and answer into token ids, the prompt as it is served, the answer with its end."""
+
+    def encode(prompt: str, answer: str) -> tuple[list[int], list[int]]:
+        ids = engine.tokenizer(answer, add_special_tokens=False).input_ids if answer else []
+        return engine.render(prompt), [*ids, engine.end_token]
+
+    return encode
+
+
 def _fit_neurons(
     engine_of: Callable[[], ReferenceEngine],
     requests: Sequence[ForgetRequest],
-    used: Sequence[str],
+    measured: Sequence[ForgetRequest],
     kept: Sequence[Row],
     clean: Sequence[Row],
     path: Any,
@@ -554,25 +565,20 @@ def _fit_neurons(
     seed: int,
     refusal_text: str | None,
 ) -> dict[str, dict[str, Any]]:
-    """Measure neurons, and fit key-space probes; return the manifest's records of what was asked for."""
-    if not used and not key_space:
+    """Measure the neurons of some requests, and fit key-space probes of all; return the manifest's records."""
+    if not measured and not key_space:
         return {}
     from unlearn_guard.corruptions.neuron_fitting import FILE, fit_probes, fit_tables
     from unlearn_guard.corruptions.neuron_settings import read_options
     from unlearn_guard.corruptions.refusal import DEFAULT_TEXT, encode_refusal
 
     engine, options = engine_of(), read_options(given)
-    folder = path(f"interventions/{FILE}").parent
-
-    def encode(prompt: str, answer: str) -> tuple[list[int], list[int]]:
-        ids = engine.tokenizer(answer, add_special_tokens=False).input_ids if answer else []
-        return engine.render(prompt), [*ids, engine.end_token]
-
+    folder, encode = path(f"interventions/{FILE}").parent, _make_encode(engine)
     settings: dict[str, dict[str, Any]] = {}
-    if used:
-        with report_step(f"measure neurons on {sum(len(request.rows) for request in requests)} forget rows"):
+    if measured:
+        with report_step(f"measure neurons on {sum(len(request.rows) for request in measured)} forget rows"):
             settings["neurons"] = fit_tables(
-                engine.model, encode, requests, kept, options, folder=folder, concepts=concepts
+                engine.model, encode, measured, kept, options, seed=seed, folder=folder, concepts=concepts
             )
     if key_space:
         with report_step(f"key-space probes from {len(clean)} clean rows"):

@@ -123,3 +123,18 @@ def start_engine(models: dict[str, Path]) -> Iterator[Callable[..., Engine]]:
     yield start
     for engine in engines:
         engine.close()
+
+
+@pytest.fixture(scope="session")
+def v2_environment() -> dict[str, str]:
+    """What lets Model Runner V2, vLLM's default on GPUs, run on a CPU: Triton's interpreter; a skip without it."""
+    pytest.importorskip("triton", reason="the interpreter comes with triton")
+    shim = str(ENGINE_PROCESS.parent / "v2_shim")
+    return {"PYTHONPATH": shim, "VLLM_USE_V2_MODEL_RUNNER": "1", "TRITON_INTERPRET": "1"}
+
+
+@pytest.fixture(scope="session")
+def two_ranks() -> dict[str, Any]:
+    """Engine options and environment of tensor parallelism on two cores."""
+    environment = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_CPU_OMP_THREADS_BIND": "0|1"}
+    return {"environment": environment, "tensor_parallel_size": 2, "distributed_executor_backend": "mp"}

@@ -11,8 +11,8 @@ from unlearn_guard.corruptions.key_space import Probe
 from unlearn_guard.corruptions.mlp_edit import MlpEdit, Table, hook_mlps
 from unlearn_guard.guard.stamp import Stamp, find_tables
 
-_TOKENS = 65_536
-"""Texts times tokens that one padded batch may hold."""
+_TOKENS, _TEXTS = 65_536, 1_024
+"""Texts times tokens, and texts, that one padded batch may hold."""
 
 
 class NeuronHooks:
@@ -27,7 +27,7 @@ class NeuronHooks:
             n_rows=_TOKENS,
             device=next(model.parameters()).device,
             read_layers=sorted({layer for probe in self.probes.values() for layer in probe.weights}),
-            n_reads=_TOKENS if self.probes else 0,
+            n_reads=_TEXTS if self.probes else 0,
         )
 
     @contextmanager

@@ -6,6 +6,7 @@ compiled and captured runs share one code; on a CPU they see at once that nothin
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from unlearn_guard.corruptions.mlp_edit import CANARY_VALUE, MlpEdit, Table
 from unlearn_guard.guard.errors import DataError, EngineError
 from unlearn_guard.guard.stamp import Stamp, find_tables
 
+logger = logging.getLogger("vllm.unlearn_guard")
 _EDITS: list[MlpEdit] = []
 _NAMESPACE = "unlearn_guard"
 _UNREAD = -123_456.5
@@ -44,14 +46,13 @@ def register_operators() -> None:
         operator.register_fake(_change_nothing)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Watched:
-    """A running request: how long its prompt is, the tables that act on it, and whether a probe has noticed it."""
+    """A running request: how long its prompt is, the tables that act on it, and whether a probe looks at it."""
 
     prompt_length: int
     tables: Sequence[str]
     is_probed: bool
-    noticed: tuple[str, ...] = ()
 
 
 class NeuronGuard:
@@ -94,6 +95,7 @@ class NeuronGuard:
         }
         self._thresholds = torch.tensor([probe.threshold for probe in probes.values()], dtype=torch.float64)
         self._requests: dict[str, Watched] = {}
+        self._noticed: set[str] = set()
         self._reads: list[str] = []
         self._steps: list[tuple[str, int]] = []
         """Of the running step, by row of the logits: the request, and the place of the token that is sampled; −1: none is."""
@@ -110,15 +112,13 @@ class NeuronGuard:
                 mlp.down.register_forward_pre_hook(_make_key_hook(number, mlp.layer))
 
     def open(self, request_id: str, stamp: Stamp | None, prompt_length: int) -> None:
-        """Take over a request; a resumed one keeps what was noticed of it."""
-        old = self._requests.get(request_id)
-        noticed = old.noticed if old is not None and old.prompt_length == prompt_length else ()
-        tables = find_tables(stamp)
-        self._requests[request_id] = Watched(prompt_length, tables, bool(self.probes) and stamp is None, noticed)
+        """Take over a request; one that was noticed and is resumed stays so."""
+        self._requests[request_id] = Watched(prompt_length, find_tables(stamp), bool(self.probes) and stamp is None)
 
     def close(self, request_id: str) -> None:
         """Forget a request."""
         self._requests.pop(request_id, None)
+        self._noticed.discard(request_id)
 
     def stage(self, request_ids: Sequence[str], computed: Any, counts: Any) -> None:
         """Write a step's edits and readings: request i owns the next counts[i] rows, from absolute position computed[i]."""
@@ -153,20 +153,20 @@ class NeuronGuard:
             scores = self._group.all_reduce(scores)
         above = (scores.double().cpu() >= self._thresholds).tolist()
         for request_id, flags in zip(self._reads, above, strict=True):
-            owners = tuple(owner for owner, flag in zip(self.probes, flags, strict=True) if flag)
-            if owners and request_id in self._requests:
-                self._requests[request_id].noticed = owners
+            if owners := [owner for owner, flag in zip(self.probes, flags, strict=True) if flag]:
+                self._noticed.add(request_id)
+                logger.info("unlearn-guard: key space noticed %s in request %s", ", ".join(owners), request_id)
         self._reads = []
 
     def force(self, logits: torch.Tensor) -> torch.Tensor:
         """Return the logits of a step with one token left to requests that a probe has noticed; the others' are as they were."""
+        if not self._noticed:
+            return logits
         forced = [
             (row, self.abstention[min(place, len(self.abstention) - 1)])
             for row, (request_id, place) in enumerate(self._steps[: len(logits)])
-            if place >= 0 and request_id in self._requests and self._requests[request_id].noticed
+            if place >= 0 and request_id in self._noticed
         ]
-        if not forced:
-            return logits
         result = logits.clone()
         for row, token in forced:
             result[row] = float("-inf")

@@ -63,7 +63,8 @@ def fitted(model: Any, requests: list[ForgetRequest], tmp_path: Path) -> tuple[d
         encode,
         requests,
         make_rows("kept", 40),
-        NeuronOptions(share=0.25, concept_neurons=3),
+        NeuronOptions(share=0.25, concept_neurons=3, shift="coin", strength=1.5),
+        seed=7,
         folder=tmp_path,
         concepts={"sums": [(1, 5), (0, 2)]},
     )
@@ -81,6 +82,7 @@ def test_tables_survive_the_disk(fitted: tuple[dict[str, Any], Path]) -> None:
     adjust, named, _, found = tables.values()
     assert isinstance(adjust, AdjustTable)
     assert adjust.chosen.sum() == 12
+    assert (adjust.shift, adjust.strength) == ("coin", 1.5)
     assert isinstance(named, AblationTable)
     assert np.argwhere(named.chosen).tolist() == [[0, 2], [1, 5]]
     assert found.chosen.sum() == 3
@@ -88,9 +90,14 @@ def test_tables_survive_the_disk(fitted: tuple[dict[str, Any], Path]) -> None:
 
 def test_removing_a_request_removes_its_neurons(fitted: tuple[dict[str, Any], Path]) -> None:
     record, folder = fitted
+    before = load_tables(record, folder)["neuron-adjust/odd/name.x"]
     left = drop_owners(record, folder, ["sums"])
     assert left is not None
     assert list(load_tables(left, folder)) == ["neuron-adjust/odd/name.x", "concept-ablation/odd/name.x"]
+    after = load_tables(left, folder)["neuron-adjust/odd/name.x"]
+    assert isinstance(before, AdjustTable)
+    assert isinstance(after, AdjustTable)
+    assert after.seed == before.seed == 8  # What is removed changes no coin of what stays.
     assert b"0000.gate" not in (folder / "neurons.safetensors").read_bytes()
     with pytest.raises(BundleError, match="sums"):
         load_tables(record, folder)
@@ -114,7 +121,7 @@ def test_probes_survive_the_disk_and_removal(model: Any, requests: list[ForgetRe
 
 def test_too_little_to_go_by_is_an_error(model: Any, requests: list[ForgetRequest], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="too few retain texts"):
-        fit_tables(model, encode, requests, make_rows("kept", 5), NeuronOptions(), folder=tmp_path)
+        fit_tables(model, encode, requests, make_rows("kept", 5), NeuronOptions(), seed=0, folder=tmp_path)
     with pytest.raises(DataError, match="too few clean rows"):
         fit_probes(model, encode, requests, make_rows("kept", 9), NeuronOptions(), seed=0, folder=tmp_path)
     with pytest.raises(DataError, match="199 or more"):
@@ -126,6 +133,7 @@ def test_too_little_to_go_by_is_an_error(model: Any, requests: list[ForgetReques
             requests,
             make_rows("kept", 40),
             NeuronOptions(),
+            seed=0,
             folder=tmp_path,
             concepts={"sums": [(2, 0)]},
         )
@@ -160,6 +168,7 @@ def test_options_say_what_is_allowed() -> None:
         ({"share": 0.9}, "at most 0.5"),
         ({"score": 3.0}, "a word"),
         ({"shift": "dice"}, "posterior, coin"),
+        ({"strength": 9.0}, "at most 4"),
         ({"concept_neurons": 2.5}, "a whole number"),
         ({"probe_alpha": 0.0}, "above 0"),
     ):

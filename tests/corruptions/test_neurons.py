@@ -15,6 +15,7 @@ from unlearn_guard.corruptions.neurons import (
     MomentStream,
     NeuronStatistics,
     Normals,
+    Peaks,
     Text,
     choose_highest,
     measure_keys,
@@ -50,9 +51,12 @@ def texts() -> list[Text]:
     return [Text(tuple(torch.randint(1, 50, (length,), generator=generator).tolist()), 1, length) for length in lengths]
 
 
-def make_statistics(gate: list[float], key: list[float], spread: list[float]) -> NeuronStatistics:
+def make_statistics(
+    gate: list[float], key: list[float], spread: list[float], peaks: tuple[list[float], list[float]] | None = None
+) -> NeuronStatistics:
     variance = np.array([spread]) ** 2
-    return NeuronStatistics(Moments(9, np.array([gate]), variance), Moments(9, np.array([key]), variance))
+    found = Peaks(*(np.array([values]) for values in peaks or (key, key)))
+    return NeuronStatistics(Moments(9, np.array([gate]), variance), Moments(9, np.array([key]), variance), found)
 
 
 def test_stream_equals_the_whole() -> None:
@@ -83,6 +87,23 @@ def test_statistics_are_of_the_counted_tokens_alone(model: LlamaForCausalLM, tex
         assert moments.n == len(whole)
         assert moments.mean[1] == pytest.approx(whole.mean(0).numpy(), abs=1e-6)
         assert moments.variance[1] == pytest.approx(whole.var(0, unbiased=False).numpy(), abs=1e-6)
+
+
+def test_peaks_are_of_whole_texts_and_padding_has_none(model: LlamaForCausalLM, texts: list[Text]) -> None:
+    """Each text counts once, whatever its length, prompt included; what follows the counted tokens does not."""
+    cut = [Text(text.ids, text.start, len(text.ids) - 1) for text in texts]
+    found = measure_neurons(model, cut, what="test").peaks
+    seen: list[torch.Tensor] = []
+    handle = model.model.layers[1].mlp.down_proj.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    peaks = []
+    for text in cut:
+        with torch.no_grad():
+            model(torch.tensor([text.ids]))
+        peaks.append((seen.pop()[0, : text.stop] ** 2).amax(0).double())
+    handle.remove()
+    whole = torch.stack(peaks)
+    assert found.mean[1] == pytest.approx(whole.mean(0).numpy(), rel=1e-4)
+    assert found.norm[1] == pytest.approx((whole**4).mean(0).pow(0.25).numpy(), rel=1e-4)
 
 
 def test_keys_are_those_of_each_prompts_last_token(model: LlamaForCausalLM, texts: list[Text]) -> None:
@@ -126,6 +147,9 @@ def test_scores_by_hand() -> None:
     energy = rank_neurons(forget, retain, "energy")[0]
     floor = 0.03 * np.mean([2.0, 1.01, 5.0, 2.0])
     assert energy[:3] == pytest.approx([10 / (2 + floor), 1.01 / (1.01 + floor), 1 / (5 + floor)])
+    forget = make_statistics([1.0] * 2, [1.0] * 2, [1.0] * 2, ([4.0, 4.0], [9.0, 9.0]))
+    retain = make_statistics([0.0] * 2, [1.0] * 2, [1.0] * 2, ([1.0, 1.0], [1.0, 8.0]))
+    assert rank_neurons(forget, retain, "peak")[0] == pytest.approx([4 / 1.1, 4 / 8.1])
     with pytest.raises(SettingsError, match="energy"):
         rank_neurons(forget, retain, "size")  # type: ignore[arg-type]
 
@@ -157,6 +181,8 @@ def test_shift_by_hand(value: float) -> None:
     mirrored, weight = mirror_by_hand(value, forget, retain)
     expected = value + weight * (mirrored - value) if weight >= 0.5 else value
     assert shift_posterior(torch.tensor([[value]]), normals).item() == pytest.approx(expected, rel=1e-4)
+    twice = shift_posterior(torch.tensor([[value]]), normals, 2.0).item()
+    assert twice - value == pytest.approx(2 * (expected - value), rel=1e-4, abs=1e-5)
     for coin in (0.1, 0.7, 0.99):
         tossed = mirrored if weight >= 0.5 and coin < weight else value
         found = shift_by_coin(torch.tensor([[value]]), normals, torch.tensor([[coin]]))

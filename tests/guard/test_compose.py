@@ -6,18 +6,20 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from unlearn_guard.classifiers.aliases import AliasMatcher
+from unlearn_guard.corruptions.neuron_fitting import load_probes, load_tables
 from unlearn_guard.corruptions.search import Probe
 from unlearn_guard.guard.bundle import Bundle
 from unlearn_guard.guard.compose import UNKNOWN_NAMES, amend, count_common_words, fit, make_controls
 from unlearn_guard.guard.errors import DataError, RowError, SettingsError, UnknownNameError
 from unlearn_guard.guard.marks import SECRET_VARIABLE
-from unlearn_guard.guard.rows import ForgetRequest, Row
+from unlearn_guard.guard.rows import ForgetRequest, Row, group_requests
 from unlearn_guard.guard.screening import Guard
 
 FORGET = [Row(f"What did Bo Li do in {year}?", "Sang.", forget_id="p1", aliases=("Bo Li",)) for year in range(6)]
@@ -260,3 +262,70 @@ def test_wrong_uld_input_writes_nothing(
 def test_layers_that_the_model_does_not_have(models: Any, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"uld layers: 9 — allowed: 1 to 4"):
         fit_names(models["full"], tmp_path / "out", interventions=("uld",), uld={"layers": 9})
+
+
+@pytest.fixture(scope="module")
+def edited(world: Any, models: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose first two requests are suppressed at neurons; the others have too few rows for that."""
+    out = tmp_path_factory.mktemp("edited") / "bundle"
+    methods = ("neuron-adjust", "concept-ablation")
+    requests = [
+        replace(request, intervention=methods[place] if place < 2 else "eco")
+        for place, request in enumerate(group_requests(world.forget_rows))
+    ]
+    requests[2] = replace(requests[2], rows=requests[2].rows[:3])
+    fit(
+        models["full"],
+        requests,
+        world.retain_rows,
+        clean=world.clean_rows,
+        classifier="name-match",
+        interventions=("refusal",),
+        neurons={"probe_alpha": 0.05},
+        eco={"kind": "zero", "mask": "content"},
+        out=out,
+    )
+    return out
+
+
+def list_tables(folder: Path) -> list[str]:
+    record = Bundle.load(folder).manifest.interventions.get("neurons")
+    return list(load_tables(record, folder / "interventions")) if record else []
+
+
+def test_neurons_are_measured_for_whom_they_are_asked_for(edited: Path) -> None:
+    """A request with too few rows for statistics is no obstacle where it is suppressed otherwise."""
+    first, second = (request.forget_id for request in Bundle.load(edited).requests[:2])
+    assert list_tables(edited) == [
+        f"{method}/{owner}" for owner in (first, second) for method in ("neuron-adjust", "concept-ablation")
+    ]
+    assert "key_space" not in Bundle.load(edited).manifest.interventions
+
+
+def test_removing_a_request_removes_its_neurons(edited: Path, tmp_path: Path) -> None:
+    first, second, third = (request.forget_id for request in Bundle.load(edited).requests[:3])
+    one = amend(edited, tmp_path / "one", remove=[first])
+    assert list_tables(one.path) == [f"neuron-adjust/{second}", f"concept-ablation/{second}"]
+    none = amend(one.path, tmp_path / "none", remove=[second])
+    assert list_tables(none.path) == []
+    assert not list((none.path / "interventions").glob("neurons*"))
+    assert third in {request.forget_id for request in none.requests}
+
+
+def test_removing_a_request_removes_its_probe(world: Any, models: Any, tmp_path: Path) -> None:
+    fit(
+        models["full"],
+        group_requests(world.forget_rows)[:2],
+        world.retain_rows,
+        clean=world.clean_rows,
+        classifier="name-match",
+        interventions=("refusal",),
+        key_space=True,
+        neurons={"probe_alpha": 0.05},
+        out=tmp_path / "both",
+    )
+    first, second = (request.forget_id for request in Bundle.load(tmp_path / "both").requests)
+    one = amend(tmp_path / "both", tmp_path / "one", remove=[first])
+    assert list(load_probes(one.manifest.interventions["key_space"], one.path / "interventions")) == [second]
+    with pytest.raises(SettingsError, match="are fitted by `unlearn-guard fit`"):
+        amend(one.path, tmp_path / "more", add=FORGET, intervention="neuron-adjust")

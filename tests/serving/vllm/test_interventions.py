@@ -268,13 +268,10 @@ def test_shadow_mode_changes_no_answer(start_engine: Any, bundle: Any, asked: li
 
 
 @pytest.mark.slow
-def test_tensor_parallel_equals_reference(start_engine: Any, bundle: Any, reference: Any, asked: list[str]) -> None:
-    engine = start_engine(
-        settings={"bundle": str(bundle), "on_answer": "pass"},
-        environment={"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_CPU_OMP_THREADS_BIND": "0|1"},
-        tensor_parallel_size=2,
-        distributed_executor_backend="mp",
-    )
+def test_tensor_parallel_equals_reference(
+    start_engine: Any, two_ranks: Any, bundle: Any, reference: Any, asked: list[str]
+) -> None:
+    engine = start_engine(settings={"bundle": str(bundle), "on_answer": "pass"}, **two_ranks)
     assert without_end(engine.chat(asked)) == reference(asked)
     engine.close()
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +104,13 @@ def tokens_of(rows: list[dict[str, Any]]) -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def eager(start_engine: Any, folder: Path) -> Any:
-    return start_engine(settings={"bundle": str(folder), "on_answer": "pass"})
+def audit(tmp_path_factory: Any) -> Path:
+    return tmp_path_factory.mktemp("audit") / "audit.jsonl"
+
+
+@pytest.fixture(scope="module")
+def eager(start_engine: Any, folder: Path, audit: Path) -> Any:
+    return start_engine(settings={"bundle": str(folder), "on_answer": "pass", "audit": str(audit)})
 
 
 def test_edits_and_probes_change_answers(reference: Any, asked: list[str]) -> None:
@@ -138,6 +143,15 @@ def find_noticed(reference: Any, asked: list[str]) -> str:
     found = answer(reference, asked)
     texts = zip(asked, found, stamps, strict=True)
     return next(text for text, tokens, stamp in texts if not stamp and reference.engine.decode(tokens) == ABSTENTION)
+
+
+def test_abstention_is_in_the_audit(eager: Any, reference: Any, asked: list[str], audit: Path) -> None:
+    question = find_noticed(reference, asked)
+    before = len(audit.read_text().splitlines()) if audit.exists() else 0
+    eager.chat([question])
+    rows = [json.loads(line) for line in audit.read_text().splitlines()[before:]]
+    assert [row["action"] for row in rows] == ["none", "answer:abstained"]
+    assert rows[0]["request_id"] == rows[1]["request_id"]
 
 
 def test_abstention_holds_for_n_sampling_and_log_probabilities(eager: Any, reference: Any, asked: list[str]) -> None:
@@ -187,6 +201,11 @@ def test_unflagged_rows_are_stock_beside_flagged_ones(
     stock.close()
     acted = act(reference, asked)
     assert 8 < sum(acted) < len(acted)
+    assert_stock(expected, found, acted)
+
+
+def assert_stock(expected: list[dict[str, Any]], found: list[dict[str, Any]], acted: list[bool]) -> None:
+    """Check that what was not acted on is stock's, to the last bit."""
     for theirs, ours, was_acted_on in zip(expected, found, acted, strict=True):
         assert was_acted_on or (ours["tokens"], ours["logprobs"]) == (theirs["tokens"], theirs["logprobs"])
 
@@ -214,32 +233,29 @@ def test_compiled_graphs_keep_the_hooks(start_engine: Any, folder: Path, referen
     stock.chat(asked)
     expected = stock.chat(asked, **params)
     stock.close()
-    for theirs, ours, was_acted_on in zip(expected, found, act(reference, asked), strict=True):
-        assert was_acted_on or (ours["tokens"], ours["logprobs"]) == (theirs["tokens"], theirs["logprobs"])
+    assert_stock(expected, found, act(reference, asked))
 
 
 @pytest.mark.slow
 def test_tensor_parallel_shards_hold_their_own_neurons(
-    start_engine: Any, folder: Path, reference: Any, asked: list[str]
+    start_engine: Any, two_ranks: Any, folder: Path, reference: Any, asked: list[str]
 ) -> None:
-    engine = start_engine(
-        settings={"bundle": str(folder), "on_answer": "pass"},
-        environment={"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_CPU_OMP_THREADS_BIND": "0|1"},
-        tensor_parallel_size=2,
-        distributed_executor_backend="mp",
-    )
+    engine = start_engine(settings={"bundle": str(folder), "on_answer": "pass"}, **two_ranks)
     assert tokens_of(engine.chat(asked, together=True)) == answer(reference, asked)
     engine.close()
 
 
-V2 = {"PYTHONPATH": str(Path(__file__).parent / "v2_shim"), "VLLM_USE_V2_MODEL_RUNNER": "1", "TRITON_INTERPRET": "1"}
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(find_spec("triton") is None, reason="the interpreter comes with triton")
-def test_v2_runner_equals_reference(start_engine: Any, folder: Path, reference: Any, asked: list[str]) -> None:
-    engine = start_engine(settings={"bundle": str(folder), "on_answer": "pass"}, environment=V2)
-    assert tokens_of(engine.chat(asked, together=True, max_tokens=12)) == [
-        tokens[:12] for tokens in answer(reference, asked)
-    ]
+def test_v2_runner_equals_reference_and_stock(
+    start_engine: Any, v2_environment: Any, folder: Path, reference: Any, asked: list[str]
+) -> None:
+    params = {"ignore_eos": True, "max_tokens": 12, "logprobs": 2, "together": True}
+    engine = start_engine(settings={"bundle": str(folder), "on_answer": "pass"}, environment=v2_environment)
+    found = engine.chat(asked, **params)
+    assert "V2 Model Runner" in engine.log()
     engine.close()
+    stock = start_engine(environment={**v2_environment, "UNLEARN_GUARD_DISABLE": "1"})
+    expected = stock.chat(asked, **params)
+    stock.close()
+    assert tokens_of(found) == [tokens[:12] for tokens in answer(reference, asked)]
+    assert_stock(expected, found, act(reference, asked))

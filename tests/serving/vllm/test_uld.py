@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -251,25 +250,20 @@ def test_an_offset_pair_equals_reference(
 
 
 @pytest.mark.slow
-def test_tensor_parallel_equals_reference(start_engine: Any, each: Path, reference: Any, asked: list[str]) -> None:
-    engine = start_engine(
-        settings={"bundle": str(each), "on_answer": "pass"},
-        environment={"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_CPU_OMP_THREADS_BIND": "0|1"},
-        tensor_parallel_size=2,
-        distributed_executor_backend="mp",
-    )
+def test_tensor_parallel_equals_reference(
+    start_engine: Any, two_ranks: Any, each: Path, reference: Any, asked: list[str]
+) -> None:
+    engine = start_engine(settings={"bundle": str(each), "on_answer": "pass"}, **two_ranks)
     assert without_end(engine.chat(asked, together=True)) == answer(reference, asked)
     engine.close()
 
 
-V2 = {"PYTHONPATH": str(Path(__file__).parent / "v2_shim"), "VLLM_USE_V2_MODEL_RUNNER": "1", "TRITON_INTERPRET": "1"}
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(find_spec("triton") is None, reason="the interpreter comes with triton")
-def test_v2_runner_equals_reference(start_engine: Any, each: Path, reference: Any, asked: list[str]) -> None:
+def test_v2_runner_equals_reference(
+    start_engine: Any, v2_environment: Any, each: Path, reference: Any, asked: list[str]
+) -> None:
     asked = asked[:8]
-    engine = start_engine(settings={"bundle": str(each), "on_answer": "pass"}, environment=V2)
+    engine = start_engine(settings={"bundle": str(each), "on_answer": "pass"}, environment=v2_environment)
     assert "logit difference" in engine.log()
     assert "V2 Model Runner" in engine.log()
     assert without_end(engine.chat(asked, together=True, max_tokens=12)) == answer(reference, asked, max_new_tokens=12)

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.slow,
-    pytest.mark.skipif(find_spec("triton") is None, reason="the interpreter comes with triton"),
-]
-
-V2 = {"PYTHONPATH": str(Path(__file__).parent / "v2_shim"), "VLLM_USE_V2_MODEL_RUNNER": "1", "TRITON_INTERPRET": "1"}
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 
-def test_v2_runner_equals_v1_and_stock(start_engine: Any, bundle: Any, world: Any, ask_around: Any) -> None:
+def test_v2_runner_equals_v1_and_stock(
+    start_engine: Any, v2_environment: Any, bundle: Any, world: Any, ask_around: Any
+) -> None:
     flagged = [item.question for item in world.sets["forget.given"][::29]]
     clean = [item.question for item in world.sets["retain"][:2]]
     mixed = [question for pair in zip(flagged, clean * 2, strict=False) for question in pair]
     settings = {"bundle": str(bundle)}
-    v2 = start_engine(settings=settings, environment=V2)
+    v2 = start_engine(settings=settings, environment=v2_environment)
     assert "canary passed" in v2.log()
     assert "V2 Model Runner" in v2.log()
     one_by_one = v2.chat(mixed, max_tokens=12)
@@ -34,7 +28,7 @@ def test_v2_runner_equals_v1_and_stock(start_engine: Any, bundle: Any, world: An
     assert [row["tokens"] for row in one_by_one] == [row["tokens"] for row in v1.chat(mixed, max_tokens=12)]
     assert [row["tokens"] for row in together] == [row["tokens"] for row in one_by_one]
     v1.close()
-    stock = start_engine(environment={**V2, "UNLEARN_GUARD_DISABLE": "1"})
+    stock = start_engine(environment={**v2_environment, "UNLEARN_GUARD_DISABLE": "1"})
     stock.chat(mixed, max_tokens=12)  # The same history, so that both find the same blocks in their caches.
     stock.chat(mixed, max_tokens=12, together=True)
     expected = stock.chat(clean, max_tokens=12, logprobs=1)
@@ -44,8 +38,8 @@ def test_v2_runner_equals_v1_and_stock(start_engine: Any, bundle: Any, world: An
     assert [row["logprobs"] for row in found] == [row["logprobs"] for row in expected]
 
 
-def test_v2_runner_forces_refusals(start_engine: Any, bundle: Any, world: Any) -> None:
-    engine = start_engine(settings={"bundle": str(bundle), "intervention": "refusal"}, environment=V2)
+def test_v2_runner_forces_refusals(start_engine: Any, v2_environment: Any, bundle: Any, world: Any) -> None:
+    engine = start_engine(settings={"bundle": str(bundle), "intervention": "refusal"}, environment=v2_environment)
     flagged, clean = world.sets["forget.given"][0].question, world.sets["retain"][0]
     answers = engine.chat([flagged, clean.question], together=True, temperature=0.0)
     assert answers[0]["text"] == "I'm sorry, but I can't help with that."
