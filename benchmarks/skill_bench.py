@@ -49,7 +49,6 @@ from unlearn_guard.serving.transformers.neurons import NeuronHooks
 
 SHARES = (0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1, 0.12, 0.15)
 """Of all neurons; the largest is what the bars allow."""
-STRENGTHS = (1.0, 2.0)
 PAPER_SHARES = (0.03, 0.1)
 CONCEPTS = (20, 60, 200)
 MAX_OTHER_DROP = 0.05
@@ -176,10 +175,10 @@ class SkillExam:
         assert best is not None
         return best[1], candidates[best[1]]
 
-    def adjust(self, share: float, score: Score, shift: Shift, strength: float = 1.0) -> AdjustTable:
+    def adjust(self, share: float, score: Score, shift: Shift) -> AdjustTable:
         """Return Neuron Adjust of these settings, from the bundle's own statistics."""
         chosen = select_neurons(self.forget, self.retain, share, score)
-        return AdjustTable(chosen, self.forget.gate, self.retain.gate, shift, self.world.seed, strength)
+        return AdjustTable(chosen, self.forget.gate, self.retain.gate, shift, self.world.seed)
 
     def read_keys(self, prompts: Sequence[str], layers: Sequence[int]) -> dict[int, Any]:
         """Return keys at the prompts' last tokens."""
@@ -354,13 +353,12 @@ _CANDIDATES: dict[str, Callable[[SkillExam], dict[str, tuple[dict[str, Any], Tab
         for share in SHARES
     },
     "neuron-adjust-posterior": lambda exam: {
-        f"{score} {share} {strength}": (
-            {"share": share, "score": score, "shift": "posterior", "strength": strength},
-            exam.adjust(share, score, "posterior", strength),
+        f"{score} {share}": (
+            {"share": share, "score": score, "shift": "posterior"},
+            exam.adjust(share, score, "posterior"),
         )
         for score in ("peak", "gap")
         for share in SHARES
-        for strength in STRENGTHS
     },
     "concept-ablation": lambda exam: {
         f"{n}": ({"neurons": n}, AblationTable(choose_highest(rank_neurons(exam.forget, exam.retain), n)))

@@ -40,7 +40,6 @@ class AdjustTable:
     retain: Moments
     shift: Shift = "posterior"
     seed: int = 0
-    strength: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,16 +113,14 @@ class MlpEdit:
                 parts = []
                 for name, columns in found.items():
                     table, normals = self.tables[name], columns.normals
-                    how, salt, strength = mlp_kernel.ABLATION, 0, 1.0
+                    how, salt = mlp_kernel.ABLATION, 0
                     if isinstance(table, AdjustTable):
                         how = mlp_kernel.COIN if table.shift == "coin" else mlp_kernel.POSTERIOR
-                        salt, strength = salt_coins(table.seed, layer), table.strength
+                        salt = salt_coins(table.seed, layer)
                     moments = [getattr(normals, entry.name) for entry in fields(Normals)] if normals else []
-                    parts.append(
-                        mlp_kernel.Part(numbers[name], how, columns.index, columns.neurons, moments, salt, strength)
-                    )
+                    parts.append(mlp_kernel.Part(numbers[name], how, columns.index, columns.neurons, moments, salt))
                 kernel = self.kernels[kind, layer] = mlp_kernel.LayerKernel(parts, self.device)
-                for columns, proof in zip(found.values(), kernel.proofs, strict=True):
+                for columns, proof in zip(found.values(), kernel.proofs.split(1), strict=True):
                     columns.proof = proof
 
     def _lay_out(self, mlp: GatedMlp, table: Table) -> _Columns | None:
@@ -196,7 +193,7 @@ class MlpEdit:
         assert isinstance(table, AdjustTable)
         assert normals is not None
         if table.shift == "posterior":
-            return shift_posterior(values, normals, table.strength)
+            return shift_posterior(values, normals)
         return shift_by_coin(values, normals, toss_coins(table.seed, layer, self.position[rows], columns.neurons))
 
     def _write(
@@ -211,7 +208,7 @@ class MlpEdit:
         changed = torch.where(self.is_canary, CANARY_VALUE, changed)
         result = torch.where(self.flags[name][rows, None], changed, values)
         states[rows[:, None], columns.index] = result.to(states.dtype)
-        columns.proof.copy_(states[rows[0], columns.index[:1]])
+        columns.proof.copy_(states[rows[:1], columns.index[:1]])
 
     def _send(self, array: Any) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import triton
@@ -23,7 +22,7 @@ class Part:
     """What one table edits in one layer: columns of this rank, their global numbers, and how.
 
     flags: the table's row in the flags of all tables. normals: the four moments of each column, none for an ablation. salt: what
-    seed and layer add to a coin's hash. strength: how far the posterior shifts.
+    seed and layer add to a coin's hash.
     """
 
     flags: int
@@ -32,7 +31,6 @@ class Part:
     neurons: torch.Tensor
     normals: Sequence[torch.Tensor]
     salt: int
-    strength: float
 
 
 class LayerKernel:
@@ -45,7 +43,6 @@ class LayerKernel:
         self.proofs = torch.zeros(len(parts), device=device)
         own = torch.tensor([[part.flags, part.kind, part.salt] for part in parts])
         self._tables = own.T.contiguous().to(device)
-        self._strengths = torch.tensor([part.strength for part in parts]).to(device)
         self._starts = starts.to(device)
         self._index = torch.cat([part.index for part in parts]).to(device)
         self._neurons = torch.cat([part.neurons for part in parts]).to(device)
@@ -70,7 +67,6 @@ class LayerKernel:
             is_canary,
             self.proofs,
             self._tables,
-            self._strengths,
             self._starts,
             self._index,
             self._neurons,
@@ -84,26 +80,25 @@ class LayerKernel:
 
 
 @triton.jit
-def _edit_rows(
-    states: Any,
-    states_stride: Any,
-    flags: Any,
-    flags_stride: Any,
-    position: Any,
-    is_canary: Any,
-    proofs: Any,
-    tables: Any,
-    strengths: Any,
-    starts: Any,
-    index: Any,
-    neurons: Any,
-    normals: Any,
-    normals_stride: Any,
-    n_tables: Any,
-    canary_value: Any,
+def _edit_rows(  # type: ignore[no-untyped-def]  # Triton reads annotations.
+    states,
+    states_stride,
+    flags,
+    flags_stride,
+    position,
+    is_canary,
+    proofs,
+    tables,
+    starts,
+    index,
+    neurons,
+    normals,
+    normals_stride,
+    n_tables,
+    canary_value,
     TABLES: tl.constexpr,  # noqa: N803
     COLUMNS: tl.constexpr,  # noqa: N803
-) -> None:
+):
     row = tl.program_id(0).to(tl.int64)
     lanes = tl.arange(0, TABLES)
     own = tl.load(tables + lanes, mask=lanes < n_tables, other=0)
@@ -115,7 +110,6 @@ def _edit_rows(
             if tl.load(flags + tl.load(tables + table) * flags_stride + row).to(tl.int32) > 0:
                 kind = tl.load(tables + n_tables + table)
                 salt = tl.load(tables + 2 * n_tables + table)
-                strength = tl.load(strengths + table)
                 first, stop = tl.load(starts + table), tl.load(starts + table + 1)
                 for start in range(first, stop, COLUMNS):
                     columns = start + tl.arange(0, COLUMNS)
@@ -138,7 +132,7 @@ def _edit_rows(
                     mixed = (mixed ^ (mixed >> 15)) * 0x846CA68B
                     mixed = mixed ^ (mixed >> 16)
                     coin = (mixed.to(tl.float64) / 4294967296.0).to(tl.float32)
-                    by_weight = value + strength * weight * (mirrored - value)
+                    by_weight = value + weight * (mirrored - value)
                     by_coin = tl.where(coin < weight, mirrored, value)
                     changed = tl.where(weight >= 0.5, tl.where(kind == 1, by_coin, by_weight), value)
                     changed = tl.where(kind == 2, 0.0, changed)

@@ -109,7 +109,7 @@ def load_tables(record: Mapping[str, Any], folder: Path) -> dict[str, Table]:
         forget = _unpack(number, tensors)
         chosen = select_neurons(forget, retain, options.share, options.score)
         tables[f"{ADJUST}/{owner}"] = AdjustTable(
-            chosen, forget.gate, retain.gate, options.shift, record["seed"] + int(number), options.strength
+            chosen, forget.gate, retain.gate, options.shift, record["seed"] + int(number)
         )
         places = record["concepts"].get(owner)
         tables[f"{ABLATE}/{owner}"] = AblationTable(

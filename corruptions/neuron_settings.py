@@ -16,15 +16,13 @@ Counted = Literal["answer", "all", "last"]
 ProbeKind = Literal["whitened", "logistic"]
 ADJUST, ABLATE = "neuron-adjust", "concept-ablation"
 MAX_SHARE = 0.5
-MAX_STRENGTH = 4.0
 
 
 @dataclass(frozen=True, slots=True)
 class NeuronOptions:
     """What an operator may set.
 
-    share: of all neurons, that Neuron Adjust shifts. score, shift: `gap` and `coin` are the paper's, the others ours. strength: how
-    far `posterior` shifts, in ways to the mirror image.
+    share: of all neurons, that Neuron Adjust shifts. score, shift: `gap` and `coin` are the paper's, the others ours.
     counted: the tokens that statistics count, those that predict the answer, all, or the prompt's last. concept_neurons: keys
     that concept ablation zeroes where no list names them. probe, probe_depth, probe_alpha: the key-space probe's kind, its layer as a
     part of the model's depth, and its rate of false flags.
@@ -33,7 +31,6 @@ class NeuronOptions:
     share: float = 0.1
     score: Score = "peak"
     shift: Shift = "posterior"
-    strength: float = 1.0
     counted: Counted = "answer"
     concept_neurons: int = 20
     probe: ProbeKind = "whitened"
@@ -46,8 +43,6 @@ class NeuronOptions:
                 raise SettingsError(f"neurons {name}", value=getattr(self, name), allowed=", ".join(get_args(kind)))
         if not 0.0 < self.share <= MAX_SHARE:
             raise SettingsError("neurons share", value=self.share, allowed=f"above 0, at most {MAX_SHARE:g}")
-        if not 0.0 < self.strength <= MAX_STRENGTH:
-            raise SettingsError("neurons strength", value=self.strength, allowed=f"above 0, at most {MAX_STRENGTH:g}")
         if self.concept_neurons < 1:
             raise SettingsError("neurons concept_neurons", value=self.concept_neurons, allowed="1 or more")
         if not 0.0 < self.probe_depth <= 1.0 or not 0.0 < self.probe_alpha < 1.0:

@@ -262,13 +262,10 @@ class Normals:
     retain_std: torch.Tensor
 
 
-def shift_posterior(values: torch.Tensor, normals: Normals, strength: float = 1.0) -> torch.Tensor:
-    """Return values moved towards their mirror image by the weight with which they belong to the skill (ours: no coin).
-
-    strength: how far, in ways to the mirror image.
-    """
+def shift_posterior(values: torch.Tensor, normals: Normals) -> torch.Tensor:
+    """Return values moved to their mirror image by the weight with which they belong to the skill (ours: no coin)."""
     mirrored, weight = _mirror(values, normals)
-    return torch.where(weight >= 0.5, values + strength * weight * (mirrored - values), values)
+    return torch.where(weight >= 0.5, values + weight * (mirrored - values), values)
 
 
 def shift_by_coin(values: torch.Tensor, normals: Normals, coins: torch.Tensor) -> torch.Tensor:

@@ -74,10 +74,16 @@ def _watch_abstention(runtime: GuardRuntime, decision: Decision, state: Any) -> 
     def make_request_output(new_token_ids: list[int], *args: Any, **kwargs: Any) -> Any:
         finish_reason = args[1] if len(args) > 1 else kwargs.get("finish_reason")
         if finish_reason is not None:
-            runtime.record_abstention(state.request_id, decision, detokenizer.output_token_ids)
+            runtime.record_abstention(name_request(state), decision, detokenizer.output_token_ids)
         return make(new_token_ids, *args, **kwargs)
 
     state.make_request_output = make_request_output
+
+
+def name_request(state: Any) -> str:
+    """Return the request's id as its client gave it, the parent's where n answers are asked for: the one that admission recorded."""
+    owner = state.parent_req if state.parent_req is not None else state
+    return str(owner.external_req_id)
 
 
 class HeldAnswer:
@@ -217,7 +223,7 @@ class HeldAnswer:
         if self._watch.hit is not None:
             action = self._runtime.settings.on_answer
             self._runtime.record_answer(
-                self._state.request_id, self._decision, self._watch.hit, action if self._acts else f"would:{action}"
+                name_request(self._state), self._decision, self._watch.hit, action if self._acts else f"would:{action}"
             )
 
 

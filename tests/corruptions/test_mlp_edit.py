@@ -32,7 +32,7 @@ def choose(*columns: int) -> Any:
 def make_edit(*, first: int = 0, width: int = WIDTH, static: bool = False, kernels: bool = False) -> MlpEdit:
     mlps = [GatedMlp(f"layers.{layer}.mlp", layer, None, None, width, first, WIDTH) for layer in (0, 1)]
     tables = {
-        "adjust": AdjustTable(choose(1, 4), make_moments(3.0, 1.0), make_moments(0.0, 4.0), strength=1.5),
+        "adjust": AdjustTable(choose(1, 4), make_moments(3.0, 1.0), make_moments(0.0, 4.0)),
         "coin": AdjustTable(choose(1, 2), make_moments(3.0, 1.0), make_moments(0.0, 4.0), "coin", seed=3),
         "ablate": AblationTable(choose(0, 5)),
     }
@@ -73,7 +73,7 @@ def test_only_chosen_columns_of_flagged_rows_change(edit: MlpEdit) -> None:
     expected = states()
     normals = Normals(*(torch.tensor(value) for value in (3.0, 1.0, 0.0, 2.0)))
     for column in (1, 4):
-        expected[1:3, column] = shift_posterior(states()[1:3, column], normals, 1.5)
+        expected[1:3, column] = shift_posterior(states()[1:3, column], normals)
     assert torch.allclose(found, expected, atol=1e-6)
     assert torch.equal(found == states(), expected == states())
     assert not torch.equal(found, states())

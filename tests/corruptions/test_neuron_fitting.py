@@ -63,7 +63,7 @@ def fitted(model: Any, requests: list[ForgetRequest], tmp_path: Path) -> tuple[d
         encode,
         requests,
         make_rows("kept", 40),
-        NeuronOptions(share=0.25, concept_neurons=3, shift="coin", strength=1.5),
+        NeuronOptions(share=0.25, concept_neurons=3, shift="coin"),
         seed=7,
         folder=tmp_path,
         concepts={"sums": [(1, 5), (0, 2)]},
@@ -82,7 +82,7 @@ def test_tables_survive_the_disk(fitted: tuple[dict[str, Any], Path]) -> None:
     adjust, named, _, found = tables.values()
     assert isinstance(adjust, AdjustTable)
     assert adjust.chosen.sum() == 12
-    assert (adjust.shift, adjust.strength) == ("coin", 1.5)
+    assert adjust.shift == "coin"
     assert isinstance(named, AblationTable)
     assert np.argwhere(named.chosen).tolist() == [[0, 2], [1, 5]]
     assert found.chosen.sum() == 3
@@ -168,7 +168,6 @@ def test_options_say_what_is_allowed() -> None:
         ({"share": 0.9}, "at most 0.5"),
         ({"score": 3.0}, "a word"),
         ({"shift": "dice"}, "posterior, coin"),
-        ({"strength": 9.0}, "at most 4"),
         ({"concept_neurons": 2.5}, "a whole number"),
         ({"probe_alpha": 0.0}, "above 0"),
     ):
