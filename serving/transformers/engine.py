@@ -17,11 +17,14 @@ import torch
 
 from unlearn_guard.corruptions.assistant import cut_trunk, find_offset, load_assistants, materialise
 from unlearn_guard.corruptions.eco import NoiseTable, RowPlan
+from unlearn_guard.corruptions.neuron_fitting import load_probes, load_tables
 from unlearn_guard.corruptions.offset import NAME as OFFSET_NAME
 from unlearn_guard.corruptions.offset import load_pair
 from unlearn_guard.corruptions.planning import Planner
 from unlearn_guard.corruptions.prompt import Prompt, read_prompt
 from unlearn_guard.corruptions.uld import measure_penalty, read_settings, suppress, suppress_everywhere
+from unlearn_guard.guard.bundle import Bundle
+from unlearn_guard.guard.compose import load_planner
 from unlearn_guard.guard.screening import Guard
 from unlearn_guard.guard.stamp import Stamp
 from unlearn_guard.guard.verdict import Verdict
@@ -315,6 +318,38 @@ class GuardedModel:
     def __init__(self, engine: ReferenceEngine, guard: Guard, planner: Planner) -> None:
         self.engine, self.guard, self.planner = engine, guard, planner
 
+    @classmethod
+    def load(
+        cls,
+        model: str | Path,
+        bundle: str | Path,
+        *,
+        intervention: str | None = None,
+        device: str = "cpu",
+        dtype: str = "float32",
+        batch_size: int = 32,
+    ) -> GuardedModel:
+        """Load a model with all that a bundle does to it; `intervention` is another than the bundle's own.
+
+        Raises BundleError or SettingsError for a bundle that does not fit.
+        """
+        opened = Bundle.load(bundle)
+        plain = ReferenceEngine.load(model, device=device, dtype=dtype)
+        planner = load_planner(opened, plain.tokenizer, plain.end_token, intervention=intervention)
+        settings, inside = planner.fitted.settings, opened.path / "interventions"
+        tables = load_tables(settings["neurons"], inside) if "neurons" in settings else {}
+        probes = load_probes(settings["key_space"], inside) if "key_space" in settings else {}
+        engine = ReferenceEngine(
+            plain.model,
+            plain.tokenizer,
+            exclusive_ids=planner.fitted.exclusive_ids,
+            assistants=open_assistants(plain.model, inside / "uld"),
+            neurons=NeuronHooks(plain.model, tables, probes) if tables or probes else None,
+            abstention=settings.get("key_space", {}).get("abstention", ()),
+            batch_size=batch_size,
+        )
+        return cls(engine, Guard.load(opened.path), planner)
+
     def screen(self, questions: Sequence[str]) -> list[Verdict]:
         """Screen questions as the server would: the user's message, and the rendered prompt for names."""
         prompts = [self.engine.read(question) for question in questions]
@@ -327,6 +362,12 @@ class GuardedModel:
             self.planner.plan(verdict, self.engine.read(question)) if verdict.flagged else None
             for question, verdict in zip(questions, verdicts, strict=True)
         ]
+
+    def generate(self, questions: Sequence[str], *, max_new_tokens: int) -> list[list[int]]:
+        """Return the token ids of guarded greedy answers, the end token left out."""
+        stamps = self.stamp(questions, self.screen(questions))
+        prompts = [self.engine.render(question) for question in questions]
+        return self.engine.generate(prompts, stamps, max_new_tokens=max_new_tokens)
 
     def answer(self, questions: Sequence[str], *, max_new_tokens: int, filters: bool = False) -> list[str]:
         """Return the guarded answers; `filters` lets the output guard end those that give something away."""

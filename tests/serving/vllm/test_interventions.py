@@ -45,11 +45,6 @@ def without_end(rows: list[dict[str, Any]], end: int = 0) -> list[list[int]]:
     return [[token for token in row["tokens"] if token != end] for row in rows]
 
 
-def cut(tokens: list[int], end: int = 0) -> list[int]:
-    """Return what comes before the end token."""
-    return tokens[: tokens.index(end)] if end in tokens else tokens
-
-
 @pytest.fixture(scope="module")
 def eager(start_engine: Any, bundle: Any) -> Any:
     return start_engine(settings={"bundle": str(bundle), "on_answer": "pass"})
@@ -163,24 +158,6 @@ def check_refusal_under_pressure(engine: Any, question: str) -> None:
     assert all("can't help" in beam["text"] for beam in beams)
 
 
-def test_chunked_prefill_and_preemption_change_nothing(
-    start_engine: Any, bundle: Any, reference: Any, asked: list[str]
-) -> None:
-    engine = start_engine(
-        settings={"bundle": str(bundle), "on_answer": "pass"},
-        enable_chunked_prefill=True,
-        max_model_len=96,
-        max_num_batched_tokens=8,
-        max_num_seqs=8,
-        num_gpu_blocks_override=7,
-        disable_log_stats=False,
-    )
-    answers = engine.chat(asked, together=True, ignore_eos=True, max_tokens=40)
-    assert engine.ask("preemptions") > 0
-    assert [cut(row["tokens"]) for row in answers] == reference(asked)
-    engine.close()
-
-
 def test_sampled_hypotheses_score_as_the_reference_scores_them(
     eager: Any, models: Any, bundle: Any, asked: list[str]
 ) -> None:
@@ -265,31 +242,3 @@ def test_shadow_mode_changes_no_answer(start_engine: Any, bundle: Any, asked: li
     assert not any(question in audit.read_text() for question in asked)
     shadow.close()
     stock.close()
-
-
-@pytest.mark.slow
-def test_tensor_parallel_equals_reference(
-    start_engine: Any, two_ranks: Any, bundle: Any, reference: Any, asked: list[str]
-) -> None:
-    engine = start_engine(settings={"bundle": str(bundle), "on_answer": "pass"}, **two_ranks)
-    assert without_end(engine.chat(asked)) == reference(asked)
-    engine.close()
-
-
-@pytest.mark.slow
-def test_compiled_equals_reference_and_stock(
-    start_engine: Any, bundle: Any, reference: Any, asked: list[str], ask_around: Any
-) -> None:
-    compiled = {"enforce_eager": False}
-    guarded = start_engine(settings={"bundle": str(bundle), "on_answer": "pass"}, **compiled)
-    assert without_end(guarded.chat(asked)) == reference(asked)
-    clean = asked[1::2][:4]
-    found = guarded.chat(clean, logprobs=1)
-    around = ask_around(guarded, asked[0], asked[1])
-    guarded.close()
-    stock = start_engine(environment={"UNLEARN_GUARD_DISABLE": "1"}, **compiled)
-    expected = stock.chat(clean, logprobs=1)
-    assert around == ask_around(stock, asked[0], asked[1])
-    stock.close()
-    assert [row["tokens"] for row in found] == [row["tokens"] for row in expected]
-    assert [row["logprobs"] for row in found] == [row["logprobs"] for row in expected]

@@ -58,40 +58,15 @@ def asked(world: Any) -> list[str]:
     return [question for pair in zip(forget, retain, strict=False) for question in pair]
 
 
-def open_reference(model: Path, folder: Path) -> Any:
-    from unlearn_guard.corruptions.neuron_fitting import load_probes, load_tables
-    from unlearn_guard.guard.bundle import Bundle
-    from unlearn_guard.guard.compose import load_planner
-    from unlearn_guard.guard.screening import Guard
-    from unlearn_guard.serving.transformers.engine import GuardedModel, ReferenceEngine
-    from unlearn_guard.serving.transformers.neurons import NeuronHooks
-
-    bundle = Bundle.load(folder)
-    plain = ReferenceEngine.load(model, batch_size=1)
-    planner = load_planner(bundle, plain.tokenizer, plain.end_token)
-    settings, inside = planner.fitted.settings, folder / "interventions"
-    probes = load_probes(settings["key_space"], inside) if "key_space" in settings else {}
-    engine = ReferenceEngine(
-        plain.model,
-        plain.tokenizer,
-        batch_size=1,
-        exclusive_ids=planner.fitted.exclusive_ids,
-        neurons=NeuronHooks(plain.model, load_tables(settings["neurons"], inside), probes),
-        abstention=settings.get("key_space", {}).get("abstention", ()),
-    )
-    return GuardedModel(engine, Guard.load(folder), planner)
-
-
 @pytest.fixture(scope="module")
 def reference(models: Any, folder: Path) -> Any:
-    return open_reference(models["full"], folder)
+    from unlearn_guard.serving.transformers.engine import GuardedModel
+
+    return GuardedModel.load(models["full"], folder, batch_size=1)
 
 
 def answer(guarded: Any, questions: list[str], *, max_new_tokens: int = 24) -> list[list[int]]:
-    stamps = guarded.stamp(questions, guarded.screen(questions))
-    prompts = [guarded.engine.render(question) for question in questions]
-    found = guarded.engine.generate(prompts, stamps, max_new_tokens=max_new_tokens)
-    return [cut(tokens) for tokens in found]
+    return [cut(tokens) for tokens in guarded.generate(questions, max_new_tokens=max_new_tokens)]
 
 
 def cut(tokens: list[int], end: int = 0) -> list[int]:
@@ -173,24 +148,6 @@ def test_prompt_log_probabilities_and_beams_are_refused(eager: Any, world: Any) 
         eager.ask("beam", items=[item], width=2, max_tokens=4)
 
 
-def test_chunked_prefill_and_preemption_change_nothing(
-    start_engine: Any, folder: Path, reference: Any, asked: list[str]
-) -> None:
-    engine = start_engine(
-        settings={"bundle": str(folder), "on_answer": "pass"},
-        enable_chunked_prefill=True,
-        max_model_len=96,
-        max_num_batched_tokens=8,
-        max_num_seqs=8,
-        num_gpu_blocks_override=7,
-        disable_log_stats=False,
-    )
-    answers = engine.chat(asked, together=True, ignore_eos=True, max_tokens=40)
-    assert engine.ask("preemptions") > 0
-    assert [tokens[:24] for tokens in tokens_of(answers)] == answer(reference, asked)
-    engine.close()
-
-
 def test_unflagged_rows_are_stock_beside_flagged_ones(
     start_engine: Any, eager: Any, reference: Any, asked: list[str]
 ) -> None:
@@ -217,45 +174,3 @@ def act(reference: Any, asked: list[str]) -> list[bool]:
         bool(stamp) or reference.engine.decode(tokens) == ABSTENTION
         for stamp, tokens in zip(stamps, found, strict=True)
     ]
-
-
-@pytest.mark.slow
-def test_compiled_graphs_keep_the_hooks(start_engine: Any, folder: Path, reference: Any, asked: list[str]) -> None:
-    """Compiled, unflagged rows equal compiled stock, and the rest equals the reference."""
-    options = {"enforce_eager": False}
-    engine = start_engine(settings={"bundle": str(folder), "on_answer": "pass"}, **options)
-    assert "canary passed" in engine.log()
-    params = {"ignore_eos": True, "max_tokens": 16, "logprobs": 2, "together": True}
-    assert tokens_of(engine.chat(asked)) == answer(reference, asked)
-    found = engine.chat(asked, **params)
-    engine.close()
-    stock = start_engine(environment={"UNLEARN_GUARD_DISABLE": "1"}, **options)
-    stock.chat(asked)
-    expected = stock.chat(asked, **params)
-    stock.close()
-    assert_stock(expected, found, act(reference, asked))
-
-
-@pytest.mark.slow
-def test_tensor_parallel_shards_hold_their_own_neurons(
-    start_engine: Any, two_ranks: Any, folder: Path, reference: Any, asked: list[str]
-) -> None:
-    engine = start_engine(settings={"bundle": str(folder), "on_answer": "pass"}, **two_ranks)
-    assert tokens_of(engine.chat(asked, together=True)) == answer(reference, asked)
-    engine.close()
-
-
-@pytest.mark.slow
-def test_v2_runner_equals_reference_and_stock(
-    start_engine: Any, v2_environment: Any, folder: Path, reference: Any, asked: list[str]
-) -> None:
-    params = {"ignore_eos": True, "max_tokens": 12, "logprobs": 2, "together": True}
-    engine = start_engine(settings={"bundle": str(folder), "on_answer": "pass"}, environment=v2_environment)
-    found = engine.chat(asked, **params)
-    assert "V2 Model Runner" in engine.log()
-    engine.close()
-    stock = start_engine(environment={**v2_environment, "UNLEARN_GUARD_DISABLE": "1"})
-    expected = stock.chat(asked, **params)
-    stock.close()
-    assert tokens_of(found) == [tokens[:12] for tokens in answer(reference, asked)]
-    assert_stock(expected, found, act(reference, asked))

@@ -58,25 +58,9 @@ def asked(world: Any) -> list[str]:
 @pytest.fixture(scope="module")
 def make_reference(models: Any) -> Any:
     """Open the reference engine with a bundle's guard and its assistants."""
-    from unlearn_guard.guard.bundle import Bundle
-    from unlearn_guard.guard.compose import load_planner
-    from unlearn_guard.guard.screening import Guard
-    from unlearn_guard.serving.transformers.engine import GuardedModel, ReferenceEngine, open_assistants
+    from unlearn_guard.serving.transformers.engine import GuardedModel
 
-    def make(folder: Path) -> GuardedModel:
-        bundle = Bundle.load(folder)
-        plain = ReferenceEngine.load(models["full"], batch_size=1)
-        planner = load_planner(bundle, plain.tokenizer, plain.end_token)
-        engine = ReferenceEngine(
-            plain.model,
-            plain.tokenizer,
-            batch_size=1,
-            exclusive_ids=planner.fitted.exclusive_ids,
-            assistants=open_assistants(plain.model, folder / "interventions" / "uld"),
-        )
-        return GuardedModel(engine, Guard.load(folder), planner)
-
-    return make
+    return lambda folder: GuardedModel.load(models["full"], folder, batch_size=1)
 
 
 @pytest.fixture(scope="module")
@@ -85,18 +69,11 @@ def reference(make_reference: Any, each: Path) -> Any:
 
 
 def answer(guarded: Any, questions: list[str], *, max_new_tokens: int = 24) -> list[list[int]]:
-    stamps = guarded.stamp(questions, guarded.screen(questions))
-    prompts = [guarded.engine.render(question) for question in questions]
-    return guarded.engine.generate(prompts, stamps, max_new_tokens=max_new_tokens)
+    return guarded.generate(questions, max_new_tokens=max_new_tokens)
 
 
 def without_end(rows: list[dict[str, Any]], end: int = 0) -> list[list[int]]:
     return [[token for token in row["tokens"] if token != end] for row in rows]
-
-
-def cut(tokens: list[int], end: int = 0) -> list[int]:
-    """Return what comes before the end token."""
-    return tokens[: tokens.index(end)] if end in tokens else tokens
 
 
 @pytest.fixture(scope="module")
@@ -184,25 +161,6 @@ def test_allowed_tokens_outside_the_filter_are_still_tokens(eager: Any, referenc
     assert all(value > -1e4 for step in row["logprobs"] for value in step.values())
 
 
-def test_chunked_prefill_preemption_and_a_small_pool_change_nothing(
-    start_engine: Any, each: Path, reference: Any, asked: list[str]
-) -> None:
-    """Prompts in pieces, requests that lose their cache, and a pool that cannot hold all contexts at once."""
-    engine = start_engine(
-        settings={"bundle": str(each), "on_answer": "pass", "assistant_tokens": 1},
-        enable_chunked_prefill=True,
-        max_model_len=96,
-        max_num_batched_tokens=8,
-        max_num_seqs=8,
-        num_gpu_blocks_override=7,
-        disable_log_stats=False,
-    )
-    answers = engine.chat(asked, together=True, ignore_eos=True, max_tokens=40)
-    assert engine.ask("preemptions") > 0
-    assert [cut(row["tokens"])[:24] for row in answers] == answer(reference, asked)
-    engine.close()
-
-
 def test_unflagged_rows_are_stock_beside_flagged_ones(start_engine: Any, eager: Any, asked: list[str]) -> None:
     """Token ids and log-probabilities, in the same batch of fixed length."""
     params = {"ignore_eos": True, "max_tokens": 16, "logprobs": 2, "together": True}
@@ -247,33 +205,6 @@ def test_an_offset_pair_equals_reference(
     (expected,) = retain_only.score([prompt], [tokens], [None])
     (scored,) = reference.engine.score([prompt], [tokens], [stamp])
     assert scored.logprobs.tolist() == pytest.approx(expected.logprobs.tolist(), abs=1e-3)
-
-
-@pytest.mark.slow
-def test_tensor_parallel_equals_reference(
-    start_engine: Any, two_ranks: Any, each: Path, reference: Any, asked: list[str]
-) -> None:
-    engine = start_engine(settings={"bundle": str(each), "on_answer": "pass"}, **two_ranks)
-    assert without_end(engine.chat(asked, together=True)) == answer(reference, asked)
-    engine.close()
-
-
-@pytest.mark.slow
-def test_v2_runner_equals_reference(
-    start_engine: Any, v2_environment: Any, each: Path, reference: Any, asked: list[str]
-) -> None:
-    asked = asked[:8]
-    engine = start_engine(settings={"bundle": str(each), "on_answer": "pass"}, environment=v2_environment)
-    assert "logit difference" in engine.log()
-    assert "V2 Model Runner" in engine.log()
-    assert without_end(engine.chat(asked, together=True, max_tokens=12)) == answer(reference, asked, max_new_tokens=12)
-    question = next(text for text in asked if methods_of(reference, text) == ("uld",))
-    (row,) = engine.chat([question], logprobs=2, max_tokens=8)
-    engine.close()
-    (stamp,) = reference.stamp([question], reference.screen([question]))
-    (scored,) = reference.engine.score([reference.engine.render(question)], [row["tokens"]], [stamp], support="served")
-    shown = [step[str(token)] for step, token in zip(row["logprobs"], row["tokens"], strict=True)]
-    assert shown == pytest.approx(scored.logprobs.tolist(), abs=1e-4)
 
 
 def test_assistants_that_do_not_fit_stop_the_start(start_engine: Any, each: Path) -> None:
