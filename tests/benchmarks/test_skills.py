@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,8 +19,8 @@ from unlearn_guard.benchmarks.skill_bench import (
     gather_targets,
     render_skills,
 )
-from unlearn_guard.benchmarks.skills import SKILLS, SkillWorld, make_skills, measure_right
-from unlearn_guard.guard.errors import UnknownNameError
+from unlearn_guard.benchmarks.skills import HUB, SKILLS, SkillWorld, load_hub_skills, make_skills, measure_right
+from unlearn_guard.guard.errors import DependencyError, SettingsError, UnknownNameError
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +87,47 @@ def test_graded_sets(skill_world: SkillWorld) -> None:
     assert set(choose_sets(skill_world, "facts")) == {*SKILLS, "facts", "facts.retain", "facts.general"}
 
 
+def test_real_skills_come_from_the_hub_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub that is made up: its rows have the columns of GSM8K, MBPP and MLQA, and MLQA's needs the converted revision."""
+    asked: list[tuple[str, str | None, str | None]] = []
+
+    def load_dataset(name: str, part: str | None, *, split: str, revision: str | None = None) -> list[dict[str, Any]]:
+        asked.append((name, part, revision))
+        assert split == "test"
+        rows = [{"question": f"{part} {number}?", "answer": f"#### {number}"} for number in range(40)]
+        if name.endswith("mbpp"):
+            return [{"prompt": f"Write {number}.", "code": f"return {number}"} for number in range(40)]
+        if name.endswith("mlqa"):
+            if revision is None:
+                raise RuntimeError("Dataset scripts are no longer supported")
+            return [{**row, "context": "Es war.", "answers": {"text": [row["answer"]]}} for row in rows]
+        return rows
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    world = load_hub_skills(n_fit=20, n_validation=8, n_test=9)
+    assert {name: len(items) for name, items in world.sets.items()} == {f"{skill}.known": 9 for skill in HUB}
+    for skill in HUB:
+        rows = [*world.fit_rows[skill], *world.validation_rows[skill]]
+        questions = [*(row.prompt for row in rows), *(item.question for item in world.sets[f"{skill}.known"])]
+        assert len(set(questions)) == 20 + 8 + 9
+    assert world.sets["german.known"][0].question.startswith("Es war.")
+    assert ("facebook/mlqa", "mlqa.de.de", "refs/convert/parquet") in asked
+    with pytest.raises(DependencyError, match="too few rows: 40"):
+        load_hub_skills(n_fit=39)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(DependencyError, match=r"openai/gsm8k is not at hand.*go online once"):
+        load_hub_skills()
+
+
 def test_unknown_method_and_suite_name_what_there_is(tmp_path: Path) -> None:
     from unlearn_guard.benchmarks.runner import run_bench
 
     with pytest.raises(UnknownNameError, match="neuron-adjust-posterior"):
         run_bench(suite="skills", profile="smoke", methods=["neuron-adjusts"], out=tmp_path / "report.json")
+    with pytest.raises(UnknownNameError, match=r"aritmetic.*arithmetic"):
+        run_bench(suite="skills", profile="smoke", targets=["aritmetic"], out=tmp_path / "report.json")
+    with pytest.raises(SettingsError, match="with --suite skills"):
+        run_bench(suite="world", profile="smoke", device="cuda", out=tmp_path / "report.json")
 
 
 @pytest.mark.slow
