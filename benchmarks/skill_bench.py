@@ -44,7 +44,7 @@ from unlearn_guard.guard.progress import report_step
 from unlearn_guard.guard.rows import ForgetRequest, Row
 from unlearn_guard.guard.screening import Guard
 from unlearn_guard.guard.stamp import Stamp, Step
-from unlearn_guard.serving.transformers.engine import ReferenceEngine
+from unlearn_guard.serving.transformers.engine import ReferenceEngine, require_device
 from unlearn_guard.serving.transformers.neurons import NeuronHooks
 
 SHARES = (0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1, 0.12, 0.15)
@@ -291,6 +291,7 @@ def run_skills(
     for name in methods or ():
         if name not in METHODS:
             raise UnknownNameError("method of the suite skills", name, METHODS)
+    require_device(device)
     wanted = list(targets or (name for name in sizes["targets"] if name in known))
     rows: list[dict[str, Any]] = []
     for seed in seeds if seeds is not None else sizes["seeds"]:

@@ -146,7 +146,9 @@ def fit(
         refusal_text=refusal_text,
         eco=_read_settings(eco, "eco", "kind=noise|zero|flip, mask=…, strength=…, dims=…"),
         uld=_read_settings(uld, "uld", "assistants=each|one, weight=…, trainable=lora|layers, epochs=…"),
-        neurons=_read_settings(neurons, "neurons", "share=…, score=energy|gap|contrast, shift=posterior|coin, probe=…"),
+        neurons=_read_settings(
+            neurons, "neurons", "share=…, score=peak|energy|gap|contrast, shift=posterior|coin, probe=…"
+        ),
         concepts=_read_concepts(concepts),
         key_space=key_space,
     )

@@ -25,6 +25,7 @@ from unlearn_guard.corruptions.prompt import Prompt, read_prompt
 from unlearn_guard.corruptions.uld import measure_penalty, read_settings, suppress, suppress_everywhere
 from unlearn_guard.guard.bundle import Bundle
 from unlearn_guard.guard.compose import load_planner
+from unlearn_guard.guard.errors import DependencyError
 from unlearn_guard.guard.screening import Guard
 from unlearn_guard.guard.stamp import Stamp
 from unlearn_guard.guard.verdict import Verdict
@@ -38,6 +39,14 @@ class Scored:
 
     logprobs: np.ndarray
     argmax: np.ndarray
+
+
+def require_device(device: str) -> None:
+    """Raise DependencyError where torch does not see a device."""
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise DependencyError(
+            "no GPU", value=device, allowed="cpu", mend="check `nvidia-smi`, and that torch is a CUDA build"
+        )
 
 
 class ReferenceEngine:
@@ -71,7 +80,11 @@ class ReferenceEngine:
     def load(
         cls, folder: str | Path, *, device: str = "cpu", dtype: str = "float32", **options: Any
     ) -> ReferenceEngine:
-        """Load a model and its tokenizer from a folder or by hub name; dtype `auto` is the checkpoint's own."""
+        """Load a model and its tokenizer from a folder or by hub name; dtype `auto` is the checkpoint's own.
+
+        Raises DependencyError for a device that is not there.
+        """
+        require_device(device)
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         kind = dtype if dtype == "auto" else getattr(torch, dtype)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from unlearn_guard.benchmarks.dataset import Item
 from unlearn_guard.benchmarks.skill_bench import (
@@ -126,6 +127,9 @@ def test_unknown_method_and_suite_name_what_there_is(tmp_path: Path) -> None:
         run_bench(suite="skills", profile="smoke", methods=["neuron-adjusts"], out=tmp_path / "report.json")
     with pytest.raises(UnknownNameError, match=r"aritmetic.*arithmetic"):
         run_bench(suite="skills", profile="smoke", targets=["aritmetic"], out=tmp_path / "report.json")
+    if not torch.cuda.is_available():
+        with pytest.raises(DependencyError, match="no GPU: 'cuda' — allowed: cpu"):
+            run_bench(suite="skills", profile="smoke", device="cuda", out=tmp_path / "report.json")
     with pytest.raises(SettingsError, match="with --suite skills"):
         run_bench(suite="world", profile="smoke", device="cuda", out=tmp_path / "report.json")
 
