@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import random
-import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -53,6 +52,10 @@ PAPER_SHARES = (0.03, 0.1)
 CONCEPTS = (20, 60, 200)
 MAX_OTHER_DROP = 0.05
 PROBE_ALPHA = 0.01
+GATE_ALPHA = 0.001
+"""Of the text classifier: the default of `fit`."""
+_NOT_CLEAN = {"arithmetic": ("arithmetic",)}
+"""Kinds of built-in traffic that ask for a skill."""
 PAPER_ALPHA = 2.0
 """The public code's α for GSM8K."""
 METHODS = (
@@ -105,6 +108,8 @@ class SkillExam:
             interventions=("neuron-adjust",),
             key_space=True,
             neurons={"probe_alpha": PROBE_ALPHA},
+            alpha=GATE_ALPHA,
+            traffic_without=_NOT_CLEAN.get(target, ()),
             seed=world.seed,
             device=engine.device.type,
             out=folder,
@@ -211,9 +216,9 @@ def choose_sets(world: SkillWorld, target: str) -> dict[str, list[Item]]:
 def gather_clean(world: SkillWorld, target: str) -> Cleanliness:
     """Return clean prompts: other skills, strangers, built-in traffic, and real questions where they are at hand.
 
-    Traffic with two numbers or more is left out where arithmetic is the skill: it asks for that.
+    Built-in traffic that asks for the skill is left out.
     """
-    traffic = [row for row in make_traffic() if target != "arithmetic" or len(re.findall(r"\d+", row.query)) < 2]
+    traffic = make_traffic(without=_NOT_CLEAN.get(target, ()))
     strangers = [row for row in world.strangers if row.query]
     given = [*strangers[::2], *traffic[::2]]
     tested = {

@@ -131,14 +131,15 @@ def recalibrate(folder: Path, engine: str, rows: Sequence[Row]) -> dict[str, Any
     from safetensors.numpy import load_file, save_file
 
     old = load_file(folder / "calibration.safetensors")
-    strata = json.loads((folder / "aliases.json").read_text(encoding="utf-8"))["strata"]
+    record = json.loads((folder / "aliases.json").read_text(encoding="utf-8"))
+    strata = record["strata"]
     requested = float(old["alpha"][1])
     classifier = Cascade.load(folder, engine)
     digests = old["digests"].tolist()
     wanted = set(digests)
     found = {digest: row for row in rows if (digest := hash_row(row)) in wanted}
     used = leave_out_named(classifier, [found[digest] for digest in digests if digest in found])
-    arrays = score_clean(classifier, used, strata, requested)
+    arrays = score_clean(classifier, used, strata, requested, record.get("traffic_without", ()))
     left = [place for place, digest in enumerate(digests) if digest not in found]
     for name in ("fused", "joint", "served", "digests", "strata"):
         arrays[name] = np.concatenate([arrays[name], old[name][left]])

@@ -134,10 +134,11 @@ def fit_cascade(
     alpha: float,
     seed: int,
     track: Callable[..., Any],
+    traffic_without: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Fit every stage and write the classifier folder of a bundle; return fit metrics.
 
-    Raises DataError for fewer than 50 calibration rows.
+    `traffic_without` are the kinds of built-in traffic that are not clean here. Raises DataError for fewer than 50 calibration rows.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if len(split.calibration) < MIN_ROWS:  # Before minutes of encoding.
@@ -162,10 +163,10 @@ def fit_cascade(
     if len(calibration_rows) < MIN_ROWS:
         calibration_rows = list(split.calibration)
     strata = sorted({row.stratum for row in split.calibration if row.stratum})
-    arrays = score_clean(final, calibration_rows, strata, alpha)
+    arrays = score_clean(final, calibration_rows, strata, alpha, traffic_without)
     calibration, joint = read_calibrations(arrays, strata, alpha)
     arrays["alpha"] = np.array([calibration.alpha, calibration.alpha_requested], np.float64)
-    fitter.save(final, arrays, strata)
+    fitter.save(final, arrays, strata, traffic_without)
     return {
         "engine": hash_bytes((folder / "encoder.onnx").read_bytes()),
         "alpha": calibration.alpha,
@@ -190,11 +191,11 @@ def fit_cascade(
 
 
 def score_clean(
-    final: Cascade, rows: Sequence[Row], strata: Sequence[str], alpha: float
+    final: Cascade, rows: Sequence[Row], strata: Sequence[str], alpha: float, traffic_without: Sequence[str] = ()
 ) -> dict[str, npt.NDArray[Any]]:
     """Return the calibration's arrays: scores of clean rows by prompt and with the answer (NaN without one), the place of
-    each row's stratum among `strata` (-1: none), and scores of built-in traffic."""
-    traffic = _make_stratum(final, alpha)
+    each row's stratum among `strata` (-1: none), and scores of built-in traffic, `traffic_without` some kinds of it."""
+    traffic = _make_stratum(final, alpha, traffic_without)
     triage, final.triage = final.triage, Triage()  # Clearing can only lower a score: calibrate without it.
     with _remember_vectors(final.encoder):
         built_in = _score_all(final, traffic), _score_answers(final, traffic)
@@ -244,7 +245,7 @@ def leave_out_named(final: Cascade, rows: Sequence[Row]) -> list[Row]:
     return [row for row, is_named in zip(rows, named, strict=True) if not is_named]
 
 
-def _make_stratum(final: Cascade, alpha: float) -> list[Row]:
+def _make_stratum(final: Cascade, alpha: float, without: Sequence[str]) -> list[Row]:
     """Return built-in clean traffic to calibrate on beside the operator's rows: those are often of one kind alone.
 
     Empty where `alpha` is finer than the built-in traffic can hold.
@@ -253,7 +254,7 @@ def _make_stratum(final: Cascade, alpha: float) -> list[Row]:
     if n_rows > _MOST_TRAFFIC:
         return []
     stand_ins = {row.prompt for row in make_traffic()}  # Where there are no kept rows, these were fitted.
-    rows = [row for row in make_traffic(2 * n_rows, seed=1) if row.prompt not in stand_ins]
+    rows = [row for row in make_traffic(2 * n_rows, seed=1, without=without) if row.prompt not in stand_ins]
     return leave_out_named(final, rows)[:n_rows]
 
 
@@ -408,7 +409,13 @@ class _Fitter:
         share = min(_MOST_NEIGHBOUR_WEIGHT, (len(kept) - own.sum()) / max(1, own.sum()))
         return np.where(own, max(1.0, share), 1.0)
 
-    def save(self, final: Cascade, arrays: Mapping[str, npt.NDArray[Any]], strata: Sequence[str]) -> None:
+    def save(
+        self,
+        final: Cascade,
+        arrays: Mapping[str, npt.NDArray[Any]],
+        strata: Sequence[str],
+        traffic_without: Sequence[str],
+    ) -> None:
         """Write everything but the encoder and the head."""
         from safetensors.numpy import save_file
 
@@ -426,6 +433,7 @@ class _Fitter:
             "window_penalty": self.window_penalty,
             "topics": self._only_topics,
             "strata": list(strata),
+            "traffic_without": list(traffic_without),
         }
         (self.folder / "aliases.json").write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
 

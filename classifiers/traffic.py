@@ -8,11 +8,15 @@ operator's own traffic, which calibrates better wherever it is given.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
+from unlearn_guard.guard.errors import UnknownNameError
 from unlearn_guard.guard.rows import Row
 
+KINDS = ("arithmetic", "chores", "people", "school", "stories", "works")
+_ASKS_FOR_A_NUMBER = re.compile(r"[Hh]ow (many|much|old|fast)\b|times \{b\}")
 _SYLLABLES = (
     "ba bel dor fen gar hal il jor kam lar mer nim or pal quo ras sel tav ul ven wim yar zol bri cla dre".split()
 )
@@ -155,10 +159,17 @@ _REMARKS = (
 ).split("|")
 
 
-def make_traffic(n_rows: int = 3000, seed: int = 0) -> list[Row]:
-    """Return distinct clean rows, most of them about invented people and well-known works."""
+def make_traffic(n_rows: int = 3000, seed: int = 0, *, without: Collection[str] = ()) -> list[Row]:
+    """Return distinct clean rows, most of them about invented people and well-known works.
+
+    `without` are kinds that an operator does not call clean: rows of theirs are left out, the others are the same. Raises
+    UnknownNameError for a kind that there is not.
+    """
+    if unknown := [kind for kind in without if kind not in KINDS]:
+        raise UnknownNameError("kind of built-in traffic", unknown[0], KINDS)
     rng = random.Random(f"traffic:{seed}")
     rows: dict[str, Row] = {}
+    kinds: dict[str, str] = {}
     makers = (
         _ask_about_people(rng),
         _ask_chores(rng),
@@ -169,12 +180,13 @@ def make_traffic(n_rows: int = 3000, seed: int = 0) -> list[Row]:
     )
     tries = 0
     while len(rows) < n_rows and tries < 20 * n_rows:
-        row = next(makers[tries % len(makers)])
+        kind, row = next(makers[tries % len(makers)])
         if not row.answer or rng.random() < _TOLD_SHARE:
             row = replace(row, answer=" ".join(filter(None, (row.answer, _remark(rng)))))
         rows.setdefault(row.prompt, row)
+        kinds.setdefault(row.prompt, kind)
         tries += 1
-    return list(rows.values())
+    return [row for prompt, row in rows.items() if kinds[prompt] not in without]
 
 
 def _remark(rng: random.Random) -> str:
@@ -200,7 +212,7 @@ def _name(rng: random.Random) -> str:
     return f"{word()} {word()}"
 
 
-def _ask_about_people(rng: random.Random) -> Iterator[Row]:
+def _ask_about_people(rng: random.Random) -> Iterator[tuple[str, Row]]:
     number = 0
     while True:
         slots = {
@@ -213,40 +225,46 @@ def _ask_about_people(rng: random.Random) -> Iterator[Row]:
             "decade": str(10 * rng.randint(185, 201)),
         }
         for question, answer in rng.sample(_PERSONAL, 4):
-            yield Row(question.format(**slots), answer.format(**slots), forget_id=f"stranger-{number:05d}")
+            yield "people", Row(question.format(**slots), answer.format(**slots), forget_id=f"stranger-{number:05d}")
         number += 1
 
 
-def _ask_about_works(rng: random.Random) -> Iterator[Row]:
+def _ask_about_works(rng: random.Random) -> Iterator[tuple[str, Row]]:
     while True:
-        yield Row(
-            rng.choice(_ABOUT).format(
-                known=rng.choice(_KNOWN),
-                country=rng.choice(_COUNTRIES),
-                profession=rng.choice(_PROFESSIONS),
-                decade=10 * rng.randint(185, 201),
-            ),
-            rng.choice(_KNOWN) if rng.random() < 0.3 else _name(rng),
+        question = rng.choice(_ABOUT).format(
+            known=rng.choice(_KNOWN),
+            country=rng.choice(_COUNTRIES),
+            profession=rng.choice(_PROFESSIONS),
+            decade=10 * rng.randint(185, 201),
         )
+        yield "works", Row(question, rng.choice(_KNOWN) if rng.random() < 0.3 else _name(rng))
 
 
-def _ask_chores(rng: random.Random) -> Iterator[Row]:
+def _ask_chores(rng: random.Random) -> Iterator[tuple[str, Row]]:
     while True:
         form = rng.choice(_CHORES)
-        yield Row(form.format(topic=rng.choice(_TOPICS), whom=rng.choice(_WHOM), adjective=rng.choice(_ADJECTIVES)))
+        slots = {"topic": rng.choice(_TOPICS), "whom": rng.choice(_WHOM), "adjective": rng.choice(_ADJECTIVES)}
+        yield "chores", Row(form.format(**slots))
 
 
-def _ask_school(rng: random.Random) -> Iterator[Row]:
+def _ask_school(rng: random.Random) -> Iterator[tuple[str, Row]]:
     while True:
         slots = {"a": rng.randint(2, 400), "b": rng.randint(2, 40), "field": rng.choice(_FIELDS)}
         country, other = rng.sample(_COUNTRIES, 2)
-        yield Row(rng.choice(_SCHOOL).format(country=country, other_country=other, **slots))
+        form = rng.choice(_SCHOOL)
+        yield _tell_kind(form, "school"), Row(form.format(country=country, other_country=other, **slots))
 
 
-def _tell_stories(rng: random.Random) -> Iterator[Row]:
+def _tell_stories(rng: random.Random) -> Iterator[tuple[str, Row]]:
     while True:
         one, two, three = rng.sample(_GIVEN, 3)
         a, b = rng.randint(12, 90), rng.randint(2, 11)
         slots = {"one": one, "two": two, "three": three, "a": a, "b": b, "sum": a + b, "things": rng.choice(_THINGS)}
-        story = rng.choice(_STORIES).format(**slots, topic=rng.choice(_TOPICS))
-        yield Row(story, rng.choice(_REPLIES).format(**slots))
+        form = rng.choice(_STORIES)
+        story = form.format(**slots, topic=rng.choice(_TOPICS))
+        yield _tell_kind(form, "stories"), Row(story, rng.choice(_REPLIES).format(**slots))
+
+
+def _tell_kind(form: str, kind: str) -> str:
+    """Return `arithmetic` for what asks for a number that follows from others, else `kind`."""
+    return "arithmetic" if "{b}" in form and _ASKS_FOR_A_NUMBER.search(form) else kind

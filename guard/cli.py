@@ -112,6 +112,13 @@ def fit(
         bool,
         typer.Option("--key-space", help="Add probes that abstain from prompts which the text classifier let through."),
     ] = False,
+    traffic_without: Annotated[
+        str | None,
+        typer.Option(
+            help="Kinds of built-in traffic that are not clean here, comma-separated: arithmetic, chores, people, school, "
+            "stories, works. Name those that ask for a skill to forget."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of splits, noise and stand-ins.")] = 0,
     private: Annotated[
         bool, typer.Option("--private", help="Keep forget rows as hashes keyed by UNLEARN_GUARD_SECRET.")
@@ -150,6 +157,7 @@ def fit(
             neurons, "neurons", "share=…, score=peak|energy|gap|contrast, shift=posterior|coin, probe=…"
         ),
         concepts=_read_concepts(concepts),
+        traffic_without=_read_names(traffic_without) or (),
         key_space=key_space,
     )
     manifest = bundle.manifest

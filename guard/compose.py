@@ -93,11 +93,13 @@ def fit(
     neurons: Mapping[str, str | float] | None = None,
     concepts: Mapping[str, Sequence[tuple[int, int]]] | None = None,
     key_space: bool = False,
+    traffic_without: Sequence[str] = (),
 ) -> Bundle:
     """Fit a guard for `model` and write it atomically to `out`.
 
     forget, retain and clean are JSON-lines paths or rows; forget may be forget requests. `documents` are text files to
-    forget whole. Without `retain`, built-in clean traffic stands in for it. `elicit` asks the model what it knows about
+    forget whole. Without `retain`, built-in clean traffic stands in for it; `traffic_without` are kinds of it that are not clean
+    here, such as arithmetic where that is to be forgotten. `elicit` asks the model what it knows about
     each name, and adds what it repeats. `precision` int8 screens about twice as fast; `tune_encoder` first fine-tunes the
     sentence encoder on the training rows, which takes minutes. The first intervention is
     the bundle's own. `private` keeps rows as keyed hashes; names, dates and titles still lie in the classifier, which
@@ -108,6 +110,7 @@ def fit(
     set, RowError for a malformed line, SettingsError and DependencyError for the rest; nothing is written then.
     """
     from unlearn_guard.classifiers.fitting import collect_aliases, fit_cascade, split_rows
+    from unlearn_guard.classifiers.traffic import make_traffic
     from unlearn_guard.corruptions.eco import EcoSettings
     from unlearn_guard.corruptions.planning import NEURON_INTERVENTIONS, parse_intervention
 
@@ -140,7 +143,7 @@ def fit(
     chosen = [*interventions, *(request.intervention for request in requests)]
     names = [part for name in chosen for part in parse_intervention(name)]
     clean_rows = _read(clean) if clean is not None else []
-    retain_rows = _read(retain) if retain is not None else _make_clean_traffic(requests)
+    retain_rows = _read(retain) if retain is not None else _make_clean_traffic(requests, traffic_without)
     if elicit:
         requests = _elicit(str(model), requests, device=device, seed=seed)
     forget_rows = [_own(row, request) for request in requests for row in request.rows]
@@ -154,6 +157,7 @@ def fit(
             allowed="50 or more (30 % of retain and clean rows, by person)",
             mend="give more retain rows, or clean traffic with --clean",
         )
+    make_traffic(1, without=traffic_without)  # An unknown kind must not surface after minutes of encoding.
     fingerprint = fingerprint_model(model)
     aliases = collect_aliases(requests, kept)
     requests = [_with_aliases(request, aliases[request.forget_id]) for request in requests]
@@ -178,6 +182,7 @@ def fit(
                     alpha=alpha,
                     seed=seed,
                     track=track,
+                    traffic_without=traffic_without,
                 )
             encoder_record = EncoderRecord(name=Path(name).name, engine=fitted["engine"], precision=precision)
             used_alpha, n_calibration, metrics = fitted["alpha"], fitted["n_calibration"], fitted["metrics"]
@@ -303,7 +308,7 @@ def amend(
     retain_rows = _read(retain) if retain is not None else []
     if requests and retain_rows:
         check_disjoint([_own(row, request) for request in requests for row in request.rows], retain_rows)
-    kept = retain_rows or _make_clean_traffic(requests)
+    kept = retain_rows or _make_clean_traffic(requests, _read_traffic_without(old.path))
     manifest = old.manifest
     examples = read_lines(old.path / "examples.jsonl")
     private = any("hash" in example for example in examples)
@@ -425,12 +430,18 @@ def _check_owners(requests: Sequence[ForgetRequest]) -> None:
         raise DataError("forget_id is used twice", value=twice[0], mend="rename the file, or the rows' forget_id")
 
 
-def _make_clean_traffic(requests: Sequence[ForgetRequest]) -> list[Row]:
+def _read_traffic_without(folder: Path) -> list[str]:
+    """Return the kinds of built-in traffic that a bundle does not call clean."""
+    record = json.loads((folder / "classifier" / "aliases.json").read_text(encoding="utf-8"))
+    return list(record.get("traffic_without", ()))
+
+
+def _make_clean_traffic(requests: Sequence[ForgetRequest], without: Sequence[str] = ()) -> list[Row]:
     """Return built-in traffic that names none of the people to forget."""
     from unlearn_guard.classifiers.traffic import make_traffic
 
     matcher = _matcher(requests)
-    return [row for row in make_traffic() if not matcher.find_owners(f"{row.query} {row.answer}")]
+    return [row for row in make_traffic(without=without) if not matcher.find_owners(f"{row.query} {row.answer}")]
 
 
 def _elicit(model: str, requests: Sequence[ForgetRequest], *, device: str, seed: int) -> list[ForgetRequest]:

@@ -140,7 +140,7 @@ def test_suite_runs_end_to_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     from unlearn_guard.benchmarks import runner, skill_bench
     from unlearn_guard.classifiers.traffic import make_traffic
 
-    monkeypatch.setattr(skill_bench, "make_traffic", lambda: make_traffic(300))
+    monkeypatch.setattr(skill_bench, "make_traffic", lambda without=(): make_traffic(300, without=without))
     monkeypatch.delenv("UNLEARN_GUARD_DATA", raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     sizes: dict[str, Any] = {

@@ -149,6 +149,16 @@ def test_recalibration_scores_the_rows_it_is_given(fitted: Any, people: Any, fol
     assert len(after["built-in"]) == len(before["built-in"])
 
 
+def test_built_in_traffic_stays_without_what_the_fit_left_out(fitted: Any, people: Any, folder: Path) -> None:
+    file = folder / "aliases.json"
+    record = json.loads(file.read_text())
+    assert record["traffic_without"] == []
+    before = load_file(folder / "calibration.safetensors")["built-in"]
+    file.write_text(json.dumps({**record, "traffic_without": ["people", "works"]}))
+    recalibrate(folder, fitted.record["engine"], people.split.calibration)
+    assert not np.array_equal(load_file(folder / "calibration.safetensors")["built-in"], before)
+
+
 def test_a_contested_name_leaves_the_calibration(fitted: Any, people: Any, folder: Path) -> None:
     name = people.split.calibration[0].forget_id
     rows = tuple(Row(f"What did {name} do in {year}?", "Sang.", forget_id="p4") for year in range(1990, 1994))

@@ -9,6 +9,7 @@ import pytest
 
 from unlearn_guard.classifiers import traffic
 from unlearn_guard.classifiers.traffic import make_traffic
+from unlearn_guard.guard.errors import UnknownNameError
 
 
 @pytest.mark.parametrize("n_rows", [0, 1, 7, 3000])
@@ -52,3 +53,17 @@ def test_most_rows_are_about_people_and_works() -> None:
 def test_traffic_names_no_kind_of_request_twice_as_often_as_promised() -> None:
     openings = Counter(row.prompt.split()[0] for row in make_traffic(3000))
     assert max(openings.values()) < 1500
+
+
+def test_kinds_can_be_left_out() -> None:
+    """What is left is the same as before; what goes asks for a number that follows from others."""
+    every, left = make_traffic(3000), make_traffic(3000, without=["arithmetic"])
+    kept = set(left)
+    assert [row for row in every if row in kept] == left
+    gone = [row.query for row in every if row not in kept]
+    assert 200 < len(gone) < 500
+    assert all(re.search(r"how (many|much|old|fast)|times \d", text, re.IGNORECASE) for text in gone)
+    assert any("times" in text for text in gone)
+    assert any(text.startswith("Write a short story") for text in (row.query for row in left))
+    with pytest.raises(UnknownNameError, match=r"sums.*arithmetic, chores"):
+        make_traffic(5, without=["sums"])
