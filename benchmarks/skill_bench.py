@@ -267,7 +267,7 @@ def gather_targets(world: SkillWorld, target: str) -> dict[str, list[str]]:
     shots = world.fit_rows[target]
     asked["worked examples"] = [show_examples(question, rng.sample(shots, 3)) for question in asked["known"]]
     asked["reworded"] = [reword(question, number) for number, question in enumerate(asked["known"])]
-    if target == "arithmetic":
+    if target == "arithmetic" and world.examples:  # A model of one's own is asked GSM8K anyway.
         with contextlib.suppress(DependencyError):
             asked["gsm8k"] = [item.question for item in _read_general("gsm8k")][:300]
     return asked

@@ -152,16 +152,19 @@ def make_skills(
         ]
     people = make_world(n_people=n_people, n_forget=n_people // 3, seed=seed)
     general = [*people.sets["real_authors"], *people.sets["world_facts"]]
+    # Half of what is kept is shown to `fit` and to validation; the other half alone is tested.
+    shown = [Row(row.prompt, row.answer, forget_id="kept") for row in people.retain_rows[::2]]
+    asked_of_kept = {row.prompt for row in shown}
     sets |= {
         "facts.forget": people.sets["forget.unseen"],
-        "facts.retain": people.sets["retain"],
-        "facts.general": general,
+        "facts.retain": [item for item in people.sets["retain"] if item.question not in asked_of_kept],
+        "facts.general": general[1::2],
     }
     fit_rows[FACTS] = [Row(row.prompt, row.answer, forget_id=FACTS) for row in people.forget_rows]
-    validation_rows[FACTS] = [Row(row.prompt, row.answer, forget_id="kept") for row in people.retain_rows]
+    validation_rows[FACTS] = shown
     for _ in range(fact_repeats):
         examples += people.full
-    return SkillWorld(seed, sets, fit_rows, validation_rows, _to_rows(general), people.clean_rows, examples)
+    return SkillWorld(seed, sets, fit_rows, validation_rows, _to_rows(general[::2]), people.clean_rows, examples)
 
 
 def measure_right(skill: str, item: Item, output: str) -> float:
@@ -258,7 +261,7 @@ def _make_translation(language: str, words: dict[str, str], rng: random.Random, 
 
 HUB: dict[str, tuple[str, str | None, str, str]] = {
     "arithmetic": ("openai/gsm8k", "main", "question", "answer"),
-    "code": ("google-research-datasets/mbpp", "sanitized", "prompt", "code"),
+    "python": ("google-research-datasets/mbpp", "full", "text", "code"),
     "german": ("facebook/mlqa", "mlqa.de.de", "question", "answers"),
     "spanish": ("facebook/mlqa", "mlqa.es.es", "question", "answers"),
 }

@@ -58,9 +58,10 @@ def find_gated_mlps(model: Any, *, partial: bool = False) -> list[GatedMlp]:
 
 def _read(name: str, layer: int, gate: Any, down: Any) -> GatedMlp:
     # vLLM's row-parallel module states both its part and the whole.
-    width = int(getattr(down, "input_size_per_partition", None) or down.weight.shape[1])
-    n_neurons = int(getattr(down, "input_size", None) or width)
-    return GatedMlp(name, layer, gate, down, width, int(getattr(down, "tp_rank", 0)) * width, n_neurons)
+    bare = getattr(down, "base_layer", down)  # An adapter's wrapper states neither.
+    width = int(getattr(bare, "input_size_per_partition", None) or bare.weight.shape[1])
+    n_neurons = int(getattr(bare, "input_size", None) or width)
+    return GatedMlp(name, layer, gate, down, width, int(getattr(bare, "tp_rank", 0)) * width, n_neurons)
 
 
 def _find_layer(name: str) -> int | None:

@@ -87,10 +87,12 @@ def fit_probe(forget: Mapping[int, Floats], clean: Mapping[int, Floats], kind: P
 def calibrate(scores: Doubles, alpha: float) -> float:
     """Return the lowest threshold at which (1 + #{clean scores ≥ it}) / (n + 1) ≤ alpha (split conformal).
 
-    Raises DataError where n is too small for alpha.
+    Raises DataError where n is too small for alpha, or a score is not finite.
     """
     if not 0.0 < alpha < 1.0:
         raise SettingsError("key-space alpha", value=alpha, allowed="a number between 0 and 1, exclusive")
+    if not np.isfinite(scores).all():
+        raise DataError("scores of clean prompts are not finite", mend="fit again with a model whose keys are finite")
     n_above = int(np.floor(alpha * (len(scores) + 1) + 1e-9)) - 1
     if n_above < 0:
         raise DataError(

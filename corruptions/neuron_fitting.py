@@ -86,13 +86,15 @@ def fit_tables(
         owners[f"{number:04d}"] = request.forget_id
         tensors |= _pack(f"{number:04d}", read(request.rows, f"forget ({request.forget_id})"))
     _save(folder / FILE, tensors)
-    return {
+    record = {
         "options": asdict(options),
         "owners": owners,
         "concepts": {owner: [list(place) for place in places] for owner, places in (concepts or {}).items()},
         "shape": list(shape),
         "seed": seed,
     }
+    load_tables(record, folder)  # What cannot be served fails here, not at the start of a server.
+    return record
 
 
 def load_tables(record: Mapping[str, Any], folder: Path) -> dict[str, Table]:
@@ -208,7 +210,11 @@ def load_probes(record: Mapping[str, Any], folder: Path) -> dict[str, Probe]:
     found = key_space.from_tensors(load_file(folder / PROBES_FILE))
     if missing := [owner for number, owner in record["owners"].items() if number not in found]:
         raise BundleError("the bundle has no key-space probe of a forget request", value=missing[0], mend="fit again")
-    return {owner: found[number] for number, owner in record["owners"].items()}
+    probes = {owner: found[number] for number, owner in record["owners"].items()}
+    for owner, probe in probes.items():
+        if not np.isfinite([probe.threshold, *(weight.sum() for weight in probe.weights.values())]).all():
+            raise BundleError("the key-space probe of a forget request is not finite", value=owner, mend="fit again")
+    return probes
 
 
 def drop_probes(record: dict[str, Any], folder: Path, removed: Sequence[str]) -> dict[str, Any] | None:

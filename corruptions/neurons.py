@@ -124,7 +124,7 @@ def measure_neurons(model: Any, texts: Sequence[Text], *, what: str) -> NeuronSt
         whole = _count([Text(text.ids, 0, text.stop) for text in batch])
         for place, states in read_neurons(model, mlps, batch).items():
             rows = states[counted.to(states.device)]
-            if not torch.isfinite(rows).all():
+            if not torch.isfinite(states[whole.to(states.device)]).all():
                 raise DataError(f"activations of {what} texts are not finite", value=f"layer {place[1]}")
             streams[place].update(rows)
             if place[0] == "key":

@@ -116,7 +116,7 @@ class Planner:
         """
         named = [self.chosen[forget_id] for forget_id in verdict.forget_ids if forget_id in self.chosen]
         first = next((names for names in named if "refusal" in names), named[0] if named else self.default)
-        if len({frozenset(names) & OWNED for names in named}) > 1:
+        if len({(frozenset(names) & OWNED, bool(set(names) - OWNED)) for names in named}) > 1:
             if any(set(names) & set(STAND_ALONE) for names in named):
                 return ("refusal",)
             ordered = sorted(named, key=lambda names: bool(set(names) & OWNED))

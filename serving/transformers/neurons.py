@@ -54,5 +54,5 @@ class NeuronHooks:
     def judge(self, n_rows: int) -> list[tuple[str, ...]]:
         """Return, per text that was read, the forget requests whose probe is above its threshold."""
         keys = {layer: states[:n_rows].cpu().numpy() for layer, states in self.edit.keys.items()}
-        flags = {owner: probe.score(keys) >= probe.threshold for owner, probe in self.probes.items()}
+        flags = {owner: ~(probe.score(keys) < probe.threshold) for owner, probe in self.probes.items()}
         return [tuple(owner for owner, flagged in flags.items() if flagged[row]) for row in range(n_rows)]

@@ -243,6 +243,8 @@ def _refuse_unprobeable(request: Any, origin: Origin) -> None:
         what = "log-probabilities of the prompt"
     elif origin.is_beam:
         what = "beam search"
+    elif params.structured_outputs is not None:  # Its grammar would not let the abstention's tokens through.
+        what = "structured output"
     if what:
         raise AdmissionError(
             f"{what} cannot be had while a key-space probe is in force",

@@ -97,6 +97,7 @@ def check_config(config: Any, *, subtracts: bool = False, probes: bool = False) 
         "dual batch overlap (--enable-dbo)": bool(parallel.use_ubatching),
         "prefill context parallelism": parallel.prefill_context_parallel_size > 1,
         "batch-sharded sampling": bool(parallel.enable_batch_sharded_sampling),
+        "fast prefill over shared KV (--kv-sharing-fast-prefill)": bool(config.cache_config.kv_sharing_fast_prefill),
         "prompt embeddings (--enable-prompt-embeds)": bool(config.model_config.enable_prompt_embeds),
         "a KV connector not known to honour cache salts": (
             cache is not None and cache.kv_connector is not None and cache.kv_connector not in _SALTED_CONNECTORS

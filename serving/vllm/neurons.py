@@ -151,7 +151,7 @@ class NeuronGuard:
         scores = torch.stack(parts).sum(0)
         if self._group is not None:
             scores = self._group.all_reduce(scores)
-        above = (scores.double().cpu() >= self._thresholds).tolist()
+        above = (~(scores.double().cpu() < self._thresholds)).tolist()  # What is not a number is flagged.
         for request_id, flags in zip(self._reads, above, strict=True):
             if owners := [owner for owner, flag in zip(self.probes, flags, strict=True) if flag]:
                 self._noticed.add(request_id)

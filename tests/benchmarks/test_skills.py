@@ -42,6 +42,10 @@ def test_no_problem_is_in_two_sets(skill_world: SkillWorld) -> None:
         trained = [example.phrasings[0] for example in skill_world.examples if example.subject == skill]
         everything = [*tested, *seen, *trained]
         assert len(set(everything)) == len(everything)
+    tested = {item.question for name in ("facts.retain", "facts.general") for item in skill_world.sets[name]}
+    shown = {row.prompt for row in (*skill_world.validation_rows["facts"], *skill_world.general_rows)}
+    assert len(tested) > 20
+    assert not tested & shown
 
 
 def test_arithmetic_is_right(skill_world: SkillWorld) -> None:
@@ -97,7 +101,7 @@ def test_real_skills_come_from_the_hub_by_name(monkeypatch: pytest.MonkeyPatch) 
         assert split == "test"
         rows = [{"question": f"{part} {number}?", "answer": f"#### {number}"} for number in range(40)]
         if name.endswith("mbpp"):
-            return [{"prompt": f"Write {number}.", "code": f"return {number}"} for number in range(40)]
+            return [{"text": f"Write {number}.", "code": f"return {number}"} for number in range(40)]
         if name.endswith("mlqa"):
             if revision is None:
                 raise RuntimeError("Dataset scripts are no longer supported")

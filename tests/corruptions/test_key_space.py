@@ -89,3 +89,8 @@ def test_bad_input_is_refused() -> None:
         fit_probe({0: np.ones_like(good)}, {0: np.ones_like(good)})
     with pytest.raises(SettingsError, match="whitened"):
         fit_probe({0: good}, {0: good}, "cosine")  # type: ignore[arg-type]
+
+
+def test_scores_that_are_not_numbers_calibrate_nothing() -> None:
+    with pytest.raises(DataError, match="not finite"):
+        calibrate(np.array([0.0, np.nan] * 100), 0.1)

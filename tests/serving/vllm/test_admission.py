@@ -250,3 +250,16 @@ def test_who_asks_of_the_prompt_gets_all_of_it_corrupted(runtime: Any, world: An
         setattr(request.sampling_params, name, value)
     (step,) = admit(runtime, request).sampling_params.extra_args[MARK_KEY]["body"]["steps"]
     assert step["positions"] == [[0, len(ids)]]
+
+
+def test_structured_output_beside_a_probe_is_refused() -> None:
+    """Its grammar would not let the abstention's tokens through."""
+    from types import SimpleNamespace
+
+    from unlearn_guard.serving.vllm.admission import _refuse_unprobeable
+
+    params = SimpleNamespace(prompt_logprobs=None, prompt_logprob_token_ids=None, structured_outputs=object())
+    with pytest.raises(AdmissionError, match="structured output cannot be had"):
+        _refuse_unprobeable(SimpleNamespace(sampling_params=params), SimpleNamespace(is_beam=False))
+    params.structured_outputs = None
+    _refuse_unprobeable(SimpleNamespace(sampling_params=params), SimpleNamespace(is_beam=False))
