@@ -348,3 +348,10 @@ def test_who_names_the_tokens_gets_no_filter(chat: Any, name: Any, tokenizer: An
     assert step.params["kept_share"] == 1.0
     (step,) = plan_uld_with(chat, name, tokenizer, "uld", ("p1",)).steps
     assert step.params.get("kept_share", 0.01) == 0.01
+
+
+def test_two_requests_of_one_kind_do_not_drop_what_only_one_has(chat: Any, name: Any, tokenizer: Any) -> None:
+    """Both own assistants; the prompt is corrupted too, because one of them asks for it, in either order."""
+    for owners in (("p1", "p2"), ("p2", "p1")):
+        steps = plan_mixed(chat, name, tokenizer, {"p1": "uld", "p2": "eco+uld"}, owners)
+        assert sorted(steps) == ["eco", "uld"]

@@ -73,9 +73,15 @@ def make_config(**changes: Any) -> Any:
     parallel = {"use_ubatching": False, "prefill_context_parallel_size": 1, "enable_batch_sharded_sampling": None}
     model = {"runner_type": "generate", "enable_prompt_embeds": False}
     top = {"speculative_config": None, "use_v2_model_runner": False, "kv_transfer_config": None}
-    for part in (parallel, model, top):
+    cache = {"kv_sharing_fast_prefill": False}
+    for part in (parallel, model, top, cache):
         part.update({key: value for key, value in changes.items() if key in part})
-    return SimpleNamespace(parallel_config=SimpleNamespace(**parallel), model_config=SimpleNamespace(**model), **top)
+    return SimpleNamespace(
+        parallel_config=SimpleNamespace(**parallel),
+        model_config=SimpleNamespace(**model),
+        cache_config=SimpleNamespace(**cache),
+        **top,
+    )
 
 
 @pytest.mark.parametrize(
@@ -86,6 +92,7 @@ def make_config(**changes: Any) -> Any:
         ({"enable_batch_sharded_sampling": True}, "batch-sharded"),
         ({"runner_type": "pooling"}, "pooling"),
         ({"enable_prompt_embeds": True}, "prompt embeddings"),
+        ({"kv_sharing_fast_prefill": True}, "fast prefill over shared KV"),
         ({"speculative_config": object()}, "speculative"),
         ({"kv_transfer_config": SimpleNamespace(kv_connector="Unknown")}, "KV connector"),
     ],
