@@ -212,7 +212,7 @@ def load_probes(record: Mapping[str, Any], folder: Path) -> dict[str, Probe]:
         raise BundleError("the bundle has no key-space probe of a forget request", value=missing[0], mend="fit again")
     probes = {owner: found[number] for number, owner in record["owners"].items()}
     for owner, probe in probes.items():
-        if not np.isfinite([probe.threshold, *(weight.sum() for weight in probe.weights.values())]).all():
+        if not all(np.isfinite(array).all() for array in (probe.threshold, *probe.weights.values())):
             raise BundleError("the key-space probe of a forget request is not finite", value=owner, mend="fit again")
     return probes
 

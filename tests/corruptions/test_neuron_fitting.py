@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from unlearn_guard.corruptions.mlp_edit import AblationTable, AdjustTable
 from unlearn_guard.corruptions.neuron_fitting import (
@@ -113,6 +114,12 @@ def test_probes_survive_the_disk_and_removal(model: Any, requests: list[ForgetRe
     probes = load_probes(record, tmp_path)
     assert list(probes) == ["sums", "odd/name.x"]
     assert list(probes["sums"].weights) == record["layers"] == [1]
+    file = tmp_path / "key_space.safetensors"
+    whole, tensors = file.read_bytes(), load_file(file)
+    save_file({**tensors, "0000/1": tensors["0000/1"] * np.nan}, file)
+    with pytest.raises(BundleError, match=r"not finite.*sums"):
+        load_probes(record, tmp_path)
+    file.write_bytes(whole)
     left = drop_probes(record, tmp_path, ["sums"])
     assert left is not None
     assert list(load_probes(left, tmp_path)) == ["odd/name.x"]
