@@ -51,7 +51,6 @@ SHARES = (0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1, 0.12, 0.15)
 PAPER_SHARES = (0.03, 0.1)
 CONCEPTS = (20, 60, 200)
 MAX_OTHER_DROP = 0.05
-PROBE_ALPHA = 0.01
 GATE_ALPHA = 0.001
 """Of the text classifier: the default of `fit`."""
 _NOT_CLEAN = {"arithmetic": ("arithmetic",)}
@@ -107,7 +106,6 @@ class SkillExam:
             clean=self.clean.given,
             interventions=("neuron-adjust",),
             key_space=True,
-            neurons={"probe_alpha": PROBE_ALPHA},
             alpha=GATE_ALPHA,
             traffic_without=_NOT_CLEAN.get(target, ()),
             seed=world.seed,
@@ -426,13 +424,13 @@ def measure_abstaining(exam: SkillExam, gate: Gate, name: str) -> dict[str, Any]
         **{f"clean.{how}": count(detect(prompts)) for how, prompts in clean.items()},
     }
     found = [entry for set_name, entry in row["detection"].items() if set_name.startswith("clean.")]
-    row["detection"]["clean"] = {key: sum(entry[key] for entry in found) for key in ("n", "flagged", "stopped")}
+    row["detection"]["clean"] = {key: sum(entry[key] for entry in found) for key in ("n", "flagged")}
     return row
 
 
 def count(flags: Sequence[bool]) -> dict[str, int]:
     """Return counts of a detection cell."""
-    return {"n": len(flags), "flagged": sum(flags), "stopped": sum(flags)}
+    return {"n": len(flags), "flagged": sum(flags)}
 
 
 def open_detector(exam: SkillExam, kind: str) -> tuple[Callable[[Sequence[str]], list[bool]], dict[str, Any]]:

@@ -27,6 +27,7 @@ from unlearn_guard.corruptions.neurons import (
     shift_posterior,
     toss_coins,
 )
+from unlearn_guard.guard.errors import EngineError
 
 CANARY_VALUE = 0.75  # Exact in every floating-point type.
 
@@ -159,6 +160,7 @@ class MlpEdit:
 
     def edit_gate(self, gate: torch.Tensor, layer: int) -> None:
         """Shift the chosen pre-activations of flagged rows in place; gate: (rows, at least width)."""
+        self._check_rows(gate)
         if (kernel := self.kernels.get(("gate", layer))) is not None:
             kernel.run(gate, self._flags, self.position, self.is_canary, CANARY_VALUE)
             return
@@ -169,6 +171,7 @@ class MlpEdit:
 
     def edit_key(self, key: torch.Tensor, layer: int) -> None:
         """Zero the chosen keys of flagged rows in place, and read the rows that are asked for; key: (rows, width)."""
+        self._check_rows(key)
         if layer in self.keys and (self.n_reads or self.is_static):
             n_reads = len(self.read_index) if self.is_static else self.n_reads
             index = self.read_index[:n_reads].clamp(max=key.shape[0] - 1)
@@ -180,6 +183,12 @@ class MlpEdit:
             if (rows := self._find_rows(name, key)) is not None:
                 values = key[rows[:, None], columns.index].float()
                 self._write(key, name, rows, columns, values, torch.zeros_like(values))
+
+    def _check_rows(self, states: torch.Tensor) -> None:
+        if states.shape[0] > len(self.position):
+            raise EngineError(
+                "rows of one forward pass", value=states.shape[0], allowed=f"{len(self.position)} at most"
+            )
 
     def _find_rows(self, name: str, states: torch.Tensor) -> torch.Tensor | None:
         if self.is_static:

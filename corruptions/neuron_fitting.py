@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from unlearn_guard.guard.rows import ForgetRequest, Row
 FILE = "neurons.safetensors"
 PROBES_FILE = "key_space.safetensors"
 _FIELDS = ("mean", "variance")
-_SHOTS, _SHOWN_SHARE = 3, 0.4
+_SHOTS = 3
 Encode = Callable[[str, str], tuple[list[int], list[int]]]
 """Prompt and answer to their token ids, the prompt as it is served."""
 
@@ -97,8 +97,8 @@ def fit_tables(
     return record
 
 
-def load_tables(record: Mapping[str, Any], folder: Path) -> dict[str, Table]:
-    """Return the tables of a bundle by `neuron-adjust/<forget_id>` and `concept-ablation/<forget_id>`."""
+def load_tables(record: Mapping[str, Any], folder: Path, kinds: Collection[str] = (ADJUST, ABLATE)) -> dict[str, Table]:
+    """Return the tables of a bundle by `neuron-adjust/<forget_id>` and `concept-ablation/<forget_id>`, those of some kinds alone."""
     from safetensors.numpy import load_file
 
     tensors = load_file(folder / FILE)
@@ -109,10 +109,13 @@ def load_tables(record: Mapping[str, Any], folder: Path) -> dict[str, Table]:
         if f"{number}.gate.mean" not in tensors:
             raise BundleError("the bundle has no neuron statistics of a forget request", value=owner, mend="fit again")
         forget = _unpack(number, tensors)
-        chosen = select_neurons(forget, retain, options.share, options.score)
-        tables[f"{ADJUST}/{owner}"] = AdjustTable(
-            chosen, forget.gate, retain.gate, options.shift, record["seed"] + int(number)
-        )
+        if ADJUST in kinds:
+            chosen = select_neurons(forget, retain, options.share, options.score)
+            tables[f"{ADJUST}/{owner}"] = AdjustTable(
+                chosen, forget.gate, retain.gate, options.shift, record["seed"] + int(number)
+            )
+        if ABLATE not in kinds:
+            continue
         places = record["concepts"].get(owner)
         tables[f"{ABLATE}/{owner}"] = AblationTable(
             choose_highest(rank_neurons(forget, retain), options.concept_neurons)
@@ -165,12 +168,11 @@ def fit_probes(
 
     Half of the clean rows shape the probes, the other half, by hash, sets their thresholds. Raises DataError for too few rows.
     """
-    n_layers = len(find_gated_mlps(model))
-    layer = min(n_layers - 1, max(0, round(options.probe_depth * n_layers) - 1))
+    layers = options.find_probe_layers(len(find_gated_mlps(model)))
 
     def read(part: Sequence[Row], salt: str) -> dict[int, Floats]:
         prompts = dress(part, random.Random(f"key-space:{seed}:{salt}"))
-        found = measure_keys(model, [encode(prompt, "")[0] for prompt in prompts], [layer])
+        found = measure_keys(model, [encode(prompt, "")[0] for prompt in prompts], layers)
         return {own: keys.numpy() for own, keys in found.items()}
 
     parts = part_clean(clean)
@@ -186,7 +188,7 @@ def fit_probes(
     n_clean = len(next(iter(calibrating.values())))
     return {
         "owners": owners,
-        "layers": [layer],
+        "layers": layers,
         "alpha": options.probe_alpha,
         "kind": options.probe,
         "n_clean": n_clean,
@@ -212,7 +214,7 @@ def load_probes(record: Mapping[str, Any], folder: Path) -> dict[str, Probe]:
         raise BundleError("the bundle has no key-space probe of a forget request", value=missing[0], mend="fit again")
     probes = {owner: found[number] for number, owner in record["owners"].items()}
     for owner, probe in probes.items():
-        if not all(np.isfinite(array).all() for array in (probe.threshold, *probe.weights.values())):
+        if not all(np.isfinite(np.asarray(array)).all() for array in (probe.threshold, *probe.weights.values())):
             raise BundleError("the key-space probe of a forget request is not finite", value=owner, mend="fit again")
     return probes
 
@@ -240,8 +242,8 @@ def dress(rows: Sequence[Row], rng: random.Random) -> list[str]:
         dressed.append(row.query)
         framed = reframe(row.query, rng)
         dressed.append(framed.lower() if rng.random() < 0.5 else framed)
-        if rng.random() < _SHOWN_SHARE:
-            dressed.append(show_examples(row.query, rng.sample(list(rows), min(_SHOTS, len(rows)))))
+        others = [other for other in rng.sample(list(rows), min(_SHOTS + 1, len(rows))) if other is not row]
+        dressed.append(show_examples(row.query, others[:_SHOTS]))
     return dressed
 
 

@@ -195,9 +195,17 @@ def uses_assistants(bundle: Bundle, override: str | None = None) -> bool:
     return "uld" in find_used(bundle, override)
 
 
-def uses_neurons(bundle: Bundle, override: str | None = None) -> bool:
-    """Return whether any forget request of a bundle is suppressed at its neurons."""
-    return bool(NEURON_INTERVENTIONS & find_used(bundle, override))
+def find_always_on(bundle: Bundle, override: str | None = None) -> list[str]:
+    """Return the neuron tables that act on every request, flagged or not: those of Neuron Adjust, where it was fitted so."""
+    record = bundle.manifest.interventions.get("neurons", {})
+    if record.get("options", {}).get("applies") != "always":
+        return []
+    default, measured = bundle.manifest.intervention, record["owners"].values()
+    return [
+        f"{ADJUST}/{request.forget_id}"
+        for request in bundle.requests
+        if request.forget_id in measured and ADJUST in parse_intervention(override or request.intervention or default)
+    ]
 
 
 def find_used(bundle: Bundle, override: str | None = None) -> set[str]:

@@ -134,7 +134,13 @@ def fit(
     if neurons is not None:
         from unlearn_guard.corruptions.neuron_settings import read_options as read_neuron_options
 
-        read_neuron_options(neurons)
+        if read_neuron_options(neurons).applies == "always" and key_space:
+            raise SettingsError(
+                "neurons applies",
+                value="always, with a key-space probe",
+                allowed="flagged",
+                mend="leave out --key-space: neurons shifted in every request shift the keys that a probe reads",
+            )
     if not interventions:
         raise SettingsError("no intervention named", mend="give at least one, for example eco")
     requests = _read_requests(forget if forget is not None else [], intervention=interventions[0])
@@ -583,7 +589,8 @@ def _fit_neurons(
     from unlearn_guard.corruptions.neuron_settings import read_options
     from unlearn_guard.corruptions.refusal import DEFAULT_TEXT, encode_refusal
 
-    engine, options = engine_of(), read_options(given)
+    options = read_options(given)
+    engine = engine_of()
     folder, encode = path(f"interventions/{FILE}").parent, _make_encode(engine)
     settings: dict[str, dict[str, Any]] = {}
     if measured:

@@ -20,7 +20,7 @@ from unlearn_guard.corruptions.eco import NoiseTable, RowPlan
 from unlearn_guard.corruptions.neuron_fitting import load_probes, load_tables
 from unlearn_guard.corruptions.offset import NAME as OFFSET_NAME
 from unlearn_guard.corruptions.offset import load_pair
-from unlearn_guard.corruptions.planning import Planner
+from unlearn_guard.corruptions.planning import Planner, find_always_on
 from unlearn_guard.corruptions.prompt import Prompt, read_prompt
 from unlearn_guard.corruptions.uld import measure_penalty, read_settings, suppress, suppress_everywhere
 from unlearn_guard.guard.bundle import Bundle
@@ -357,7 +357,9 @@ class GuardedModel:
             plain.tokenizer,
             exclusive_ids=planner.fitted.exclusive_ids,
             assistants=open_assistants(plain.model, inside / "uld"),
-            neurons=NeuronHooks(plain.model, tables, probes) if tables or probes else None,
+            neurons=NeuronHooks(plain.model, tables, probes, find_always_on(opened, intervention))
+            if tables or probes
+            else None,
             abstention=settings.get("key_space", {}).get("abstention", ()),
             batch_size=batch_size,
         )

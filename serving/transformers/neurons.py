@@ -18,8 +18,15 @@ _TOKENS, _TEXTS = 65_536, 1_024
 class NeuronHooks:
     """Hooks that act inside `acting` alone: outside of it the model is as it was."""
 
-    def __init__(self, model: Any, tables: Mapping[str, Table], probes: Mapping[str, Probe] | None = None) -> None:
-        self.probes = dict(probes or {})
+    def __init__(
+        self,
+        model: Any,
+        tables: Mapping[str, Table],
+        probes: Mapping[str, Probe] | None = None,
+        always_on: Sequence[str] = (),
+    ) -> None:
+        """`always_on` are tables that act on unflagged texts too."""
+        self.probes, self.always_on = dict(probes or {}), list(always_on)
         self.mlps = find_gated_mlps(model)
         self.edit = MlpEdit(
             self.mlps,
@@ -39,7 +46,7 @@ class NeuronHooks:
         handles = hook_mlps(self.edit, self.mlps)
         try:
             for row, (stamp, (padding, start)) in enumerate(zip(stamps, spans, strict=True)):
-                for name in find_tables(stamp):
+                for name in dict.fromkeys([*self.always_on, *find_tables(stamp)]):
                     self.edit.stage(name, row * width + padding, start, width - padding)
             yield
         finally:

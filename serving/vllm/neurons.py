@@ -65,18 +65,22 @@ class NeuronGuard:
         probes: Mapping[str, Probe],
         abstention: Sequence[int],
         *,
+        always_on: Sequence[str] = (),
+        is_partial: bool = False,
         n_rows: int,
         n_reads: int,
         device: torch.device,
         group: Any = None,
     ) -> None:
-        """`group` is the tensor-parallel group. Raises EngineError for a model without gated MLPs, or whose kernels skip a hook."""
+        """`always_on` are tables that act on unflagged requests too; `is_partial`: other pipeline stages hold the other layers;
+        `group` is the tensor-parallel group. Raises EngineError for a model without gated MLPs, or whose kernels skip a hook."""
         try:
-            self.mlps = find_gated_mlps(model, partial=True)
+            self.mlps = find_gated_mlps(model, partial=is_partial)
         except DataError as error:
             raise EngineError(error.what, value=error.value, allowed=error.allowed, mend=error.mend) from None
         register_operators()
         self.probes, self.abstention = dict(probes), list(abstention)
+        self.always_on = list(always_on)
         self._group = group if group is not None and group.world_size > 1 else None
         layers = sorted({layer for probe in probes.values() for layer in probe.weights})
         _check_layers(self.mlps, tables, layers)
@@ -113,7 +117,8 @@ class NeuronGuard:
 
     def open(self, request_id: str, stamp: Stamp | None, prompt_length: int) -> None:
         """Take over a request; one that was noticed and is resumed stays so."""
-        self._requests[request_id] = Watched(prompt_length, find_tables(stamp), bool(self.probes) and stamp is None)
+        tables = list(dict.fromkeys([*self.always_on, *find_tables(stamp)]))
+        self._requests[request_id] = Watched(prompt_length, tables, bool(self.probes) and stamp is None)
 
     def close(self, request_id: str) -> None:
         """Forget a request."""

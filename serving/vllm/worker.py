@@ -14,7 +14,13 @@ from typing import Any
 from unlearn_guard.corruptions.eco import NoiseTable, RowPlan
 from unlearn_guard.corruptions.embedding import EmbeddingEdit
 from unlearn_guard.corruptions.neuron_fitting import load_probes, load_tables
-from unlearn_guard.corruptions.planning import Fitted, uses_assistants, uses_neurons
+from unlearn_guard.corruptions.planning import (
+    NEURON_INTERVENTIONS,
+    Fitted,
+    find_always_on,
+    find_used,
+    uses_assistants,
+)
 from unlearn_guard.guard.bundle import Bundle
 from unlearn_guard.guard.errors import EngineError
 from unlearn_guard.guard.marks import read_stamp
@@ -88,7 +94,7 @@ class WorkerGuard:
         if self.subtracts:
             self.chorus = open_chorus(worker, settings, fitted)
             self._attach()
-        self.neurons = self._open_neurons(config, fitted, settings, uses_neurons(bundle, settings.intervention))
+        self.neurons = self._open_neurons(config, fitted, settings, bundle)
         self._wrap_runner()
 
     def _attach(self) -> None:
@@ -100,9 +106,10 @@ class WorkerGuard:
         elif get_pp_group().is_last_rank:
             raise EngineError("the logit-difference processor is not in the sampler", mend="report it")
 
-    def _open_neurons(self, config: Any, fitted: Fitted, settings: GuardSettings, edits: bool) -> NeuronGuard | None:
+    def _open_neurons(self, config: Any, fitted: Fitted, settings: GuardSettings, bundle: Bundle) -> NeuronGuard | None:
+        kinds = NEURON_INTERVENTIONS & find_used(bundle, settings.intervention)
         probed = settings.key_space and "key_space" in fitted.settings
-        if not edits and not probed:
+        if not kinds and not probed:
             return None
         from vllm.distributed import get_pp_group, get_tp_group
 
@@ -112,9 +119,11 @@ class WorkerGuard:
         record = fitted.settings.get("key_space", {})
         neurons = NeuronGuard(
             self.runner.get_model(),
-            load_tables(fitted.settings["neurons"], fitted.folder) if edits else {},
+            load_tables(fitted.settings["neurons"], fitted.folder, kinds) if kinds else {},
             load_probes(record, fitted.folder) if probed else {},
             record.get("abstention", ()),
+            always_on=find_always_on(bundle, settings.intervention),
+            is_partial=get_pp_group().world_size > 1,
             n_rows=_count_rows(config),
             n_reads=config.scheduler_config.max_num_seqs,
             device=self.runner.device,
