@@ -13,6 +13,8 @@ EXTRAS := $(HARDWARE),encoder,fit,dev
 PROFILE ?= small
 SUITE ?= world
 TESTS ?= tests
+# Test processes. Two fit on 2 cores and 16 GiB: engines and trainings run on one thread each.
+WORKERS ?= 2
 
 .PHONY: help setup demo test lint bench clean
 
@@ -40,7 +42,7 @@ demo: $(READY)
 	$(BIN)/unlearn-guard demo --out out/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

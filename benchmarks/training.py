@@ -16,10 +16,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from unlearn_guard.benchmarks.dataset import Example, Suite
@@ -92,12 +94,26 @@ def make_jobs(suite: Suite, recipe: Recipe | None = None) -> list[Job]:
 def train_models(jobs: Sequence[Job], *, device: str = "cpu") -> dict[str, Path]:
     """Train models in parallel processes and return their folders by name; finished ones come from the cache.
 
-    Raises UnlearnGuardError, with the end of its output, when a training process fails.
+    Another process that is training one of them is waited for. Raises UnlearnGuardError, with the end of its output, when a training
+    process fails.
     """
     folders = {job.name: cache_folder("models") / job.key for job in jobs}
-    missing = [job for job in jobs if not (folders[job.name] / "config.json").is_file()]
-    if not missing:
-        return folders
+    with ExitStack() as stack:
+        # In one order for everybody, or two processes would wait for each other.
+        for folder in sorted(folder for folder in folders.values() if not _is_finished(folder)):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(folder.with_suffix(".lock")))
+        missing = [job for job in jobs if not _is_finished(folders[job.name])]
+        if missing:
+            _train_all(missing, folders, device)
+    return folders
+
+
+def _is_finished(folder: Path) -> bool:
+    return (folder / "config.json").is_file()
+
+
+def _train_all(missing: Sequence[Job], folders: dict[str, Path], device: str) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[loss]}"), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         runs = [(job, *_start(job, folders[job.name], device)) for job in missing]
@@ -116,7 +132,6 @@ def train_models(jobs: Sequence[Job], *, device: str = "cpu") -> dict[str, Path]
             log.close()
             if code != 0:
                 raise UnlearnGuardError(f"training {job.name} failed (exit code {code}): {tail.strip()}")
-    return folders
 
 
 def _start(job: Job, folder: Path, device: str) -> tuple[subprocess.Popen[str], Any]:

@@ -13,12 +13,17 @@ from unlearn_guard.serving.vllm.session import EngineSession
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # Beside other test processes: vLLM would pin every engine's thread to one core.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 ENGINE_PROCESS = Path(__file__).parent / "serving" / "vllm" / "engine_process.py"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip GPU tests without a GPU, and vLLM tests without vLLM, with the reason."""
+    """Skip GPU tests without a GPU, with the reason; put the modules that take minutes first, so that test processes end together."""
     del config
     try:
         import torch
@@ -29,6 +34,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "gpu" in item.keywords and not has_gpu:
             item.add_marker(pytest.mark.skip(reason="no GPU on this machine"))
+    slow, engines = ({item.path for item in items if mark in item.keywords} for mark in ("slow", "vllm"))
+    items.sort(key=lambda item: (item.path not in slow, item.path not in engines))
 
 
 @pytest.fixture(scope="session")

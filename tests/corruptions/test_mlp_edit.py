@@ -14,6 +14,7 @@ import torch
 from unlearn_guard.corruptions.gated_mlp import GatedMlp, find_gated_mlps
 from unlearn_guard.corruptions.mlp_edit import CANARY_VALUE, AblationTable, AdjustTable, MlpEdit, hook_mlps
 from unlearn_guard.corruptions.neurons import Moments, Normals, shift_posterior
+from unlearn_guard.guard.errors import EngineError
 
 WIDTH, ROWS = 6, 5
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -101,6 +102,13 @@ def test_rows_of_several_tables_get_each_in_turn(edit: MlpEdit) -> None:
     edit.edit_key(found, 1)
     assert found[[0, 0, 3, 3], [0, 5, 0, 5]].tolist() == [0.0] * 4
     assert torch.equal(found[[1, 2, 4]], states()[[1, 2, 4]])
+
+
+def test_more_rows_than_were_made_room_for_are_an_error() -> None:
+    edit = make_edit()
+    for change in (edit.edit_gate, edit.edit_key):
+        with pytest.raises(EngineError, match="17 — allowed: 16 at most"):
+            change(torch.zeros(17, WIDTH), 1)
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="kernels run in a process of their own, above")

@@ -89,6 +89,11 @@ def test_tables_survive_the_disk(fitted: tuple[dict[str, Any], Path]) -> None:
     assert found.chosen.sum() == 3
 
 
+@pytest.mark.parametrize("kind", ["neuron-adjust", "concept-ablation"])
+def test_tables_of_one_kind_alone(fitted: tuple[dict[str, Any], Path], kind: str) -> None:
+    assert list(load_tables(*fitted, kinds={kind})) == [f"{kind}/sums", f"{kind}/odd/name.x"]
+
+
 def test_removing_a_request_removes_its_neurons(fitted: tuple[dict[str, Any], Path]) -> None:
     record, folder = fitted
     before = load_tables(record, folder)["neuron-adjust/odd/name.x"]
@@ -113,7 +118,7 @@ def test_probes_survive_the_disk_and_removal(model: Any, requests: list[ForgetRe
     record = json.loads(json.dumps(record))
     probes = load_probes(record, tmp_path)
     assert list(probes) == ["sums", "odd/name.x"]
-    assert list(probes["sums"].weights) == record["layers"] == [1]
+    assert list(probes["sums"].weights) == record["layers"] == [0, 1]
     file = tmp_path / "key_space.safetensors"
     whole, tensors = file.read_bytes(), load_file(file)
     save_file({**tensors, "0000/1": tensors["0000/1"] * np.nan}, file)
@@ -163,12 +168,16 @@ def test_dressed_prompts_vary_in_form() -> None:
     assert any(text.islower() for text in dressed)
     assert any(text.startswith("Q: ") and text.endswith("A:") for text in dressed)
     assert dressed == dress(rows, random.Random(0))
+    shown = [text for text in dressed if text.count("Q: ") == 4]
+    assert [text.rsplit("Q: ", 1)[1] for text in shown] == [f"{row.query}\nA:" for row in rows]
+    assert all(shown.count(row.query) == 1 for shown, row in zip(shown, rows, strict=True))  # Never its own example.
 
 
 def test_options_say_what_is_allowed() -> None:
     assert read_options({"share": 0.1, "score": "gap", "concept_neurons": 5.0}) == NeuronOptions(
         share=0.1, score="gap", concept_neurons=5
     )
+    assert read_options({"applies": "always"}).applies == "always"
     for given, message in (
         ({"shares": 0.1}, "share, score"),
         ({"share": "much"}, "a number"),
@@ -177,9 +186,32 @@ def test_options_say_what_is_allowed() -> None:
         ({"shift": "dice"}, "posterior, coin"),
         ({"concept_neurons": 2.5}, "a whole number"),
         ({"probe_alpha": 0.0}, "above 0"),
+        ({"applies": "sometimes"}, "flagged, always"),
+        ({"applies": 1.0}, "a word"),
+        ({"probe_depth": "half"}, "0.5, or 0.5\\+1"),
+        ({"probe_depth": "0.5,1"}, "parts of the depth"),
+        ({"probe_depth": ""}, "parts of the depth"),
+        ({"probe_depth": 0.0}, "above 0, up to 1"),
+        ({"probe_depth": "0.5+1.5"}, "above 0, up to 1"),
+        ({"probe_depth": "nan"}, "above 0, up to 1"),
     ):
         with pytest.raises(SettingsError, match=message):
             read_options(given)
+
+
+@pytest.mark.parametrize(
+    ("depth", "n_layers", "layers"),
+    [
+        ("0.25+0.5+0.75+1", 4, [0, 1, 2, 3]),
+        ("0.25+0.5+0.75+1", 32, [7, 15, 23, 31]),
+        ("0.25+0.5+0.75+1", 1, [0]),
+        (0.5, 24, [11]),
+        ("1+0.5", 24, [11, 23]),
+        (0.001, 24, [0]),
+    ],
+)
+def test_probe_layers_are_parts_of_the_depth(depth: str | float, n_layers: int, layers: list[int]) -> None:
+    assert read_options({"probe_depth": depth}).find_probe_layers(n_layers) == layers
 
 
 def test_concepts_file(tmp_path: Path) -> None:

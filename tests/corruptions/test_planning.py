@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from unlearn_guard.corruptions.eco import EcoSettings
-from unlearn_guard.corruptions.planning import INTERVENTIONS, Fitted, Planner, parse_intervention
+from unlearn_guard.corruptions.planning import INTERVENTIONS, Fitted, Planner, find_always_on, parse_intervention
 from unlearn_guard.corruptions.prompt import Prompt
 from unlearn_guard.corruptions.refusal import DEFAULT_TEXT
 from unlearn_guard.corruptions.standins import build_pool
@@ -253,6 +254,30 @@ def test_fitted_interventions_are_read_from_a_bundle(tmp_path: Any) -> None:
     words, pool = frozenset({"was", "where"}), {"person": {"1": [[4]]}}
     assert write("full", True) == Fitted({"eco": ECO}, words, pool, (3, 9), tmp_path / "full" / "interventions")
     assert write("bare", False) == Fitted({"eco": ECO}, folder=tmp_path / "bare" / "interventions")
+
+
+@pytest.mark.parametrize(
+    ("applies", "override", "tables"),
+    [
+        ("flagged", None, []),
+        ("always", None, ["neuron-adjust/p1"]),
+        ("always", "neuron-adjust", ["neuron-adjust/p1", "neuron-adjust/p2"]),
+        ("always", "eco+neuron-adjust", ["neuron-adjust/p1", "neuron-adjust/p2"]),
+        ("always", "concept-ablation", []),
+        ("always", "refusal", []),
+    ],
+)
+def test_only_neuron_adjust_is_ever_always_on(applies: str, override: str | None, tables: list[str]) -> None:
+    """And of those requests alone whose neurons were measured, and that it suppresses."""
+    named = {"p1": "neuron-adjust", "p2": "concept-ablation", "p3": "neuron-adjust", "p4": ""}
+    record = {"owners": {"0000": "p1", "0001": "p2"}, "options": {"applies": applies}}
+    bundle: Any = SimpleNamespace(
+        manifest=SimpleNamespace(intervention="refusal", interventions={"neurons": record}),
+        requests=[ForgetRequest(owner, intervention=name) for owner, name in named.items()],
+    )
+    assert find_always_on(bundle, override) == tables
+    bundle.manifest.interventions = {}
+    assert find_always_on(bundle, override) == []
 
 
 ULD = {

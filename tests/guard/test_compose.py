@@ -55,6 +55,7 @@ def fit_names(model: Path, out: Path, **options: Any) -> Any:
         ({"clean": [FORGET[1]]}, DataError, "overlap in 1 of 6"),
         ({"classifier": "cascade"}, DataError, "too few calibration rows"),
         ({"forget": [Row("who was it?")]}, DataError, "no aliases to match"),
+        ({"neurons": {"applies": "always"}, "key_space": True}, SettingsError, "leave out --key-space"),
     ],
 )
 def test_wrong_input_writes_nothing(

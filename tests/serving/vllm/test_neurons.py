@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -174,3 +175,75 @@ def act(reference: Any, asked: list[str]) -> list[bool]:
         bool(stamp) or reference.engine.decode(tokens) == ABSTENTION
         for stamp, tokens in zip(stamps, found, strict=True)
     ]
+
+
+def test_shadow_mode_installs_no_probe_and_no_edit(
+    start_engine: Any, folder: Path, reference: Any, asked: list[str]
+) -> None:
+    """Answers are stock's, and what a probe in force would refuse is served."""
+    params = {"logprobs": 2, "prompt_logprobs": 1, "max_tokens": 16}
+    shadow = start_engine(settings={"bundle": str(folder), "mode": "shadow"})
+    found = shadow.chat(asked, **params)
+    assert "canary" not in shadow.log()
+    shadow.close()
+    stock = start_engine(environment={"UNLEARN_GUARD_DISABLE": "1"})
+    expected = stock.chat(asked, **params)
+    stock.close()
+    assert [(row["tokens"], row["logprobs"]) for row in found] == [(row["tokens"], row["logprobs"]) for row in expected]
+    assert sum(act(reference, asked)) > 8
+
+
+def test_always_on_edits_every_request(
+    start_engine: Any, make_bundle: Any, models: Any, reference: Any, asked: list[str]
+) -> None:
+    from unlearn_guard.serving.transformers.engine import GuardedModel
+
+    folder = make_bundle("always", applies="always")
+    guarded = GuardedModel.load(models["full"], folder, batch_size=1)
+    expected = answer(guarded, asked)
+    engine = start_engine(settings={"bundle": str(folder), "on_answer": "pass"})
+    assert tokens_of(engine.chat(asked)) == expected
+    assert tokens_of(engine.chat(asked, together=True)) == expected
+    engine.close()
+    stamps = guarded.stamp(asked, guarded.screen(asked))
+    prompts = [guarded.engine.render(text) for text in asked]
+    guarded.engine.neurons = None
+    plain = [cut(tokens) for tokens in guarded.engine.generate(prompts, [None] * len(asked), max_new_tokens=24)]
+    clean = [place for place, stamp in enumerate(stamps) if stamp is None]
+    assert any(expected[place] != plain[place] for place in clean)
+
+
+def test_streams_abstain_before_the_first_token(models: Any, folder: Path, reference: Any, asked: list[str]) -> None:
+    from unlearn_guard.benchmarks.live import LiveServer, ask_stream, find_port
+
+    arguments = ("--max-model-len", "256", "--block-size", "32", "--dtype", "float32", "--enforce-eager")
+    server = LiveServer(
+        models["full"],
+        bundle=folder,
+        port=find_port(),
+        arguments=arguments,
+        environment={"VLLM_CPU_KVCACHE_SPACE": "1"},
+    )
+    try:
+        server.wait()
+        text, n_pieces = ask_stream(server, find_noticed(reference, asked), max_tokens=40)
+    finally:
+        assert server.stop() == 0
+    assert text == ABSTENTION
+    assert n_pieces > 1
+
+
+def test_a_score_that_is_not_a_number_is_noticed() -> None:
+    import numpy as np
+    import torch
+
+    from unlearn_guard.corruptions.key_space import Probe
+    from unlearn_guard.serving.vllm.neurons import NeuronGuard
+
+    guard = NeuronGuard.__new__(NeuronGuard)
+    guard.probes = {"a": Probe({0: np.ones(2, np.float32)}, 1.0)}
+    guard._weights, guard._thresholds = {0: torch.ones(1, 2)}, torch.tensor([1.0], dtype=torch.float64)
+    guard.edit = SimpleNamespace(keys={0: torch.tensor([[float("nan"), 0.0], [0.2, 0.3], [0.6, 0.6]])}, n_reads=3)  # type: ignore[assignment]
+    guard._reads, guard._noticed, guard._group = ["broken", "below", "above"], set(), None
+    guard.judge()
+    assert guard._noticed == {"broken", "above"}
