@@ -75,6 +75,7 @@ METHODS = (
 _N_OWN_FACTS = 60
 _GENERAL = ("triviaqa", "truthfulqa", "instructions")
 _TABLE = "skill"
+_STAMP = Stamp("", (), 0, 0, (Step("neurons", (), {"tables": [_TABLE]}),))
 Outputs = dict[str, list[str]]
 Flags = dict[str, list[bool]]
 
@@ -131,18 +132,37 @@ class SkillExam:
 
     def answer(self, table: Table | None, sets: Mapping[str, Sequence[Item]], flags: Flags | None = None) -> Outputs:
         """Return answers to every set; a table acts on flagged questions, on all where `flags` is None."""
-        hooks = NeuronHooks(self.engine.model, {_TABLE: table}) if table is not None else None
-        engine = ReferenceEngine(self.engine.model, self.engine.tokenizer, neurons=hooks, batch_size=128)
-        stamp = Stamp("", (), 0, 0, (Step("neurons", (), {"tables": [_TABLE]}),))
+        engine = self._open(table)
         outputs: Outputs = {}
         for name, items in sets.items():
             acted = flags[name] if flags is not None else [table is not None] * len(items)
-            stamps: list[Stamp | None] = [stamp if flag else None for flag in acted]
+            stamps = [_STAMP if flag else None for flag in acted]
             prompts = [engine.render(item.question) for item in items]
             longest = max(len(engine.tokenizer(item.answer).input_ids) for item in items)
             found = engine.generate(prompts, stamps, max_new_tokens=longest + 8)
             outputs[name] = [engine.decode(tokens) for tokens in found]
         return outputs
+
+    def _open(self, table: Table | None) -> ReferenceEngine:
+        hooks = NeuronHooks(self.engine.model, {_TABLE: table}) if table is not None else None
+        return ReferenceEngine(self.engine.model, self.engine.tokenizer, neurons=hooks, batch_size=128)
+
+    def compare_speed(self, table: Table, *, rounds: int = 5) -> float:
+        """Return how long a pass over questions and answers takes with every text edited, as a ratio to none; alternating rounds."""
+        items = self.sets[self.target][:64]
+        prompts = [self.engine.render(item.question) for item in items]
+        answers = [list(self.engine.tokenizer(item.answer, add_special_tokens=False).input_ids) for item in items]
+        seconds: dict[bool, list[float]] = {False: [], True: []}
+        engine = self._open(table)
+        for number in range(2 * rounds + 2):
+            is_edited = bool(number % 2)
+            start = time.perf_counter()
+            engine.score(prompts, answers, [_STAMP if is_edited else None] * len(items))
+            seconds[is_edited].append(time.perf_counter() - start)
+        with_edits, without = (
+            float(np.median(seconds[edited][1:])) for edited in (True, False)
+        )  # The first round warms up.
+        return round(with_edits / without, 3)
 
     def grade(self, outputs: Outputs, sets: Mapping[str, Sequence[Item]]) -> dict[str, float]:
         """Return the mean score of every set."""
@@ -341,6 +361,7 @@ def examine(exam: SkillExam, names: Sequence[str]) -> list[dict[str, Any]]:
                 settings, table = find_table(base)
                 flags = gate.screen(exam.sets) if name != base else None
                 rows.append(make_row(exam, name, exam.answer(table, exam.sets, flags), flags, settings))
+                rows[-1]["cost"]["edited_pass_ratio"] = exam.compare_speed(table)
                 if name == "neuron-adjust":
                     for share in PAPER_SHARES:
                         paper = exam.adjust(share, "gap", "coin")
@@ -512,7 +533,9 @@ def render_skills(report: Mapping[str, Any]) -> str:
         lines += [
             f"## To forget: {target}",
             "",
-            "Relative drop; for `none` the score itself. Abstentions in brackets.",
+            "Relative drop; for `none` the score itself. Abstentions in brackets. `edited_pass_ratio`: a pass in which every text is edited, "
+            "against one in which none is, in the reference engine. "
+            f"`fit`, once for all rows, took {', '.join(sorted({str(row['cost']['fit_s']) for row in own}))} s.",
             "",
         ]
         lines += [f"| method | seed | {' | '.join(name.removeprefix('skills.') for name in names)} | settings |"]
@@ -524,7 +547,8 @@ def render_skills(report: Mapping[str, Any]) -> str:
                 value = found["score"] if row["name"] == "none" else found["drop"]
                 silent = f" ({found['abstained']})" if found["abstained"] else ""
                 cells.append(f"{value:.3f}{silent}")
-            settings = ", ".join(f"{key} {value}" for key, value in row["settings"].items())
+            cost = {key: value for key, value in row["cost"].items() if key != "fit_s"}
+            settings = ", ".join(f"{key} {value}" for key, value in {**row["settings"], **cost}.items())
             lines.append(f"| {row['name']} | {row['seed']} | {' | '.join(cells)} | {settings} |")
         detectors = [row for row in own if row["detection"]]
         if detectors:

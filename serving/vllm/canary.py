@@ -9,12 +9,12 @@ import logging
 from typing import Any
 
 from unlearn_guard.corruptions.eco import RowEdits
+from unlearn_guard.corruptions.mlp_edit import CANARY_VALUE
 from unlearn_guard.guard.errors import EngineError
 
 logger = logging.getLogger("vllm.unlearn_guard")
 _ROWS = 8
 _TOKENS = 3
-_VALUE = 0.75  # Exact in every floating-point type.
 
 
 def run_canary(guard: Any) -> None:
@@ -29,8 +29,8 @@ def run_canary(guard: Any) -> None:
         return
     plain = _run(guard, RowEdits.blank(_ROWS, guard.hidden))
     edited = RowEdits.blank(_ROWS, guard.hidden)
-    edited.dims[:], edited.scale[:], edited.shift[:] = guard.hidden, 0.0, _VALUE
-    if _run(guard, edited) != _VALUE:
+    edited.dims[:], edited.scale[:], edited.shift[:] = guard.hidden, 0.0, CANARY_VALUE
+    if _run(guard, edited) != CANARY_VALUE:
         raise _idle("the embedding edit changed nothing in a dummy step")
     swapped = RowEdits.blank(_ROWS, guard.hidden)
     values = set()

@@ -145,6 +145,8 @@ def test_suite_runs_end_to_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     from unlearn_guard.classifiers.traffic import make_traffic
 
     monkeypatch.setattr(skill_bench, "make_traffic", lambda without=(): make_traffic(300, without=without))
+    monkeypatch.setattr(skill_bench, "SHARES", (0.05, 0.1))
+    monkeypatch.setattr(skill_bench, "CONCEPTS", (20,))
     monkeypatch.delenv("UNLEARN_GUARD_DATA", raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     sizes: dict[str, Any] = {
@@ -166,5 +168,6 @@ def test_suite_runs_end_to_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     for name, found in probe["sets"].items():
         assert found["flagged"] == found["abstained"], name
     assert by_name["none"]["sets"]["skills.code"]["flagged"] is None
+    assert by_name["concept-ablation-gated"]["cost"]["edited_pass_ratio"] > 0
     assert json.loads((tmp_path / "report.json").read_text()) == json.loads(json.dumps(report))
     assert "key-space-probe" in render_skills(report)
