@@ -30,12 +30,13 @@ $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+# Compiled at once: dozens of processes import all of it, and where Python is told not to write bytecode, each would compile it again.
 # A CPU torch comes from pip's own find-links where that is set up, else from PyTorch's CPU index.
 	links="$$($(PYTHON) -m pip config get global.find-links 2>/dev/null || true)"; \
 	if [ "$(HARDWARE)" = gpu ]; then backend="--torch-backend auto"; \
 	elif ls $$links/torch-*cpu* >/dev/null 2>&1; then export UV_FIND_LINKS="$$links"; backend=""; \
 	else backend="--torch-backend cpu"; fi; \
-	VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/uv pip install --quiet $$backend -e '.[$(EXTRAS)]'
+	VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/uv pip install --quiet --compile-bytecode $$backend -e '.[$(EXTRAS)]'
 	touch $@
 
 demo: $(READY)

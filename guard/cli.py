@@ -470,7 +470,7 @@ def doctor(
         console.print("[bold]unlearn-guard doctor[/bold]")
         for key, value in findings.items():
             console.print(f"  {key}: {value}", highlight=False)
-    if not (findings["canary"] and findings["unflagged_identical"]):
+    if not (findings["canary"] and (findings["unflagged_identical"] or findings["always_on"])):
         raise typer.Exit(1)
 
 

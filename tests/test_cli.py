@@ -378,3 +378,25 @@ def test_bad_traffic_is_one_line(run: Any, tmp_path: Path, name_bundle: Path, co
     assert code == 2
     assert said in errors
     assert len(errors.strip().splitlines()) == 1
+
+
+@pytest.mark.vllm
+@pytest.mark.parametrize(
+    ("canary", "identical", "always_on", "expected"),
+    [
+        (True, True, [], 0),
+        (True, False, [], 1),
+        (False, True, [], 1),
+        (True, False, ["neuron-adjust/p1"], 0),  # Every request is edited, as `fit` was told.
+        (False, False, ["neuron-adjust/p1"], 1),
+    ],
+)
+def test_doctor_fails_where_something_is_wrong(
+    run: Any, monkeypatch: pytest.MonkeyPatch, canary: bool, identical: bool, always_on: list[str], expected: int
+) -> None:
+    from unlearn_guard.serving.vllm import doctor
+
+    findings = {"canary": canary, "unflagged_identical": identical, "always_on": always_on}
+    monkeypatch.setattr(doctor, "examine", lambda *_, **__: findings)
+    code, text, _ = run("doctor", "model", "--bundle", "bundle", "--json")
+    assert (code, json.loads(text)) == (expected, findings)

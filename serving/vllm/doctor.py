@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from unlearn_guard.corruptions.planning import find_always_on
 from unlearn_guard.guard.bundle import Bundle
 from unlearn_guard.serving.vllm.seams import SEAMS, probe_seams
 from unlearn_guard.serving.vllm.server import check_environment
@@ -36,7 +37,8 @@ def examine(
 ) -> dict[str, Any]:
     """Start a stock and a guarded engine side by side, compare them, and return the findings.
 
-    The keys `unflagged_identical` and `canary` are True or False; ratios are guarded over stock, medians of
+    The keys `unflagged_identical` and `canary` are True or False; `always_on` are the neuron tables of a bundle fitted to act on every
+    request, whose answers cannot be stock's; ratios are guarded over stock, medians of
     alternating rounds. Raises EngineError (seams) and SessionError (an engine that does not start).
     """
     check_environment()
@@ -61,7 +63,9 @@ def examine(
         flagged = [_encode(model, text) for text in _flagged_questions(opened)]
         pairs = [engine.ask("generate", prompts=clean, max_tokens=16, together=False) for engine in (stock, guarded)]
         identical = all(pairs[0][key] == pairs[1][key] for key in ("tokens", "logprobs"))
-        report("unflagged answers " + ("identical to stock" if identical else "DIFFER from stock"))
+        always_on = find_always_on(opened)
+        by_design = f", as they should: {', '.join(always_on)} acts on every request" if always_on else ""
+        report("unflagged answers " + ("identical to stock" if identical else f"DIFFER from stock{by_design}"))
         idle = compare_speed(stock, guarded, clean * 4, rounds)
         busy = compare_speed(stock, guarded, (flagged * 32)[:32], rounds) if flagged else None
     return {
@@ -72,6 +76,7 @@ def examine(
         "seams": len(SEAMS),
         "canary": canary,
         "unflagged_identical": identical,
+        "always_on": always_on,
         "idle_throughput_ratio": idle,
         "flagged_throughput_ratio": busy,
         "rounds": rounds,

@@ -117,12 +117,14 @@ class WorkerGuard:
         if probed and get_pp_group().world_size > 1:
             raise EngineError("the key-space probe does not work with pipeline parallelism", mend="set key_space=false")
         record = fitted.settings.get("key_space", {})
+        if always_on := find_always_on(bundle, settings.intervention):
+            logger.warning("unlearn-guard: %s acts on every request; no answer is stock's", ", ".join(always_on))
         neurons = NeuronGuard(
             self.runner.get_model(),
             load_tables(fitted.settings["neurons"], fitted.folder, kinds) if kinds else {},
             load_probes(record, fitted.folder) if probed else {},
             record.get("abstention", ()),
-            always_on=find_always_on(bundle, settings.intervention),
+            always_on=always_on,
             is_partial=get_pp_group().world_size > 1,
             n_rows=_count_rows(config),
             n_reads=config.scheduler_config.max_num_seqs,
