@@ -290,6 +290,7 @@ class Examiner:
             sets[full_name] = found
         reasons["cost.peak_memory_mb"] = "all methods are measured in one process"
         return {
+            **({"settings": subject.settings} if subject.settings else {}),
             "sets": sets,
             "detection": detection,
             "forget_quality": self.compare(subject, ratios, recalls, reasons),

@@ -95,6 +95,8 @@ class SkillExam:
         self.world, self.engine, self.target = world, engine, target
         self.sets = choose_sets(world, target)
         self.clean = gather_clean(world, target)
+        self._keys: dict[tuple[str, int], Any] = {}
+        """Both detectors read the same prompts; by these and layer."""
         start = time.perf_counter()
         forget = [replace(row, forget_id=target) for row in world.fit_rows[target]]
         request = ForgetRequest(target, kind="skill", title=target, rows=tuple(forget), intervention="neuron-adjust")
@@ -205,8 +207,12 @@ class SkillExam:
 
     def read_keys(self, prompts: Sequence[str], layers: Sequence[int]) -> dict[int, Any]:
         """Return keys at the prompts' last tokens."""
-        found = measure_keys(self.engine.model, [self.engine.render(prompt) for prompt in prompts], layers)
-        return {layer: keys.numpy() for layer, keys in found.items()}
+        name = hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()
+        if any((name, layer) not in self._keys for layer in layers):
+            every = sorted({*layers, *self.bundle.manifest.interventions["key_space"]["layers"]})
+            found = measure_keys(self.engine.model, [self.engine.render(prompt) for prompt in prompts], every)
+            self._keys.update({(name, layer): keys.numpy() for layer, keys in found.items()})
+        return {layer: self._keys[name, layer] for layer in layers}
 
 
 def find_drop(before: float, after: float) -> float:

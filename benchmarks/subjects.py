@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from unlearn_guard.benchmarks.dataset import Suite
-from unlearn_guard.benchmarks.editing.trainer import METHODS, edit_weights
+from unlearn_guard.benchmarks.editing.catalogue import list_methods, load_tuned
+from unlearn_guard.benchmarks.editing.procedures import edit_weights
 from unlearn_guard.guard.bundle import Bundle
 from unlearn_guard.guard.compose import load_planner
 from unlearn_guard.guard.registry import Registry
@@ -35,6 +36,8 @@ class Subject:
     corrupted_positions: str = "none"
     always: Callable[[str], Stamp] | None = None
     """What an ungated method does to every question."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Of a weight-editing method."""
     _stamps: dict[str, Stamp | None] = field(default_factory=dict)
 
     @property
@@ -206,11 +209,14 @@ SUBJECTS.register("eco+uld-ungated")(_assisted("eco+uld-ungated", "eco+uld", gat
 def _edit(name: str) -> Build:
     def build(bench: Bench) -> Subject:
         start = time.perf_counter()
-        edited = edit_weights(bench.full, METHODS[name], bench.suite.forget_rows, bench.suite.retain_rows)
-        return Subject(name, "weights", edited, fit_seconds=time.perf_counter() - start)
+        file = load_tuned(name, bench.suite.name)
+        method = file.to_method(bench.seed)
+        edited = edit_weights(bench.full, method, bench.suite.forget_rows, bench.suite.retain_rows)
+        settings = {"tier": file.tier, **asdict(method), "settings": dict(method.settings)}
+        return Subject(name, "weights", edited, fit_seconds=time.perf_counter() - start, settings=settings)
 
     return build
 
 
-for _name in METHODS:
+for _name in list_methods():
     SUBJECTS.register(_name)(_edit(_name))

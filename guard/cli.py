@@ -488,8 +488,13 @@ def demo(
         raise typer.Exit(1)
 
 
-@app.command()
+bench_app = typer.Typer(invoke_without_command=True)
+app.add_typer(bench_app, name="bench")
+
+
+@bench_app.callback()
 def bench(
+    context: typer.Context,
     suite: Annotated[str, typer.Option(help="world, tofu, skills or detection.")] = "world",
     profile: Annotated[str, typer.Option(help="smoke, small or full; detection also dev.")] = "small",
     methods: Annotated[str | None, typer.Option(help="Comma-separated rows; none: all.")] = None,
@@ -509,6 +514,8 @@ def bench(
     as_json: JsonOption = False,
 ) -> None:
     """Compare guards with weight editing, offline."""
+    if context.invoked_subcommand is not None:
+        return
     if attack is not None:
         _bench_attack(attack, suite, profile, out, _read_seeds(seeds), as_json=as_json)
         return
@@ -527,6 +534,30 @@ def bench(
     )
     if as_json:
         print(json.dumps(report))
+
+
+@bench_app.command()
+def tune(
+    suite: Annotated[str, typer.Option(help="world; the suite's validation people are tuned on.")] = "world",
+    profile: Annotated[str, typer.Option(help="Whose sizes: smoke, small or full.")] = "small",
+    methods: Annotated[str | None, typer.Option(help="Comma-separated; none: every method of the first tier.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tune weight-editing methods, each with the same number of trials, on people that no report measures."""
+    from unlearn_guard.benchmarks.editing.tuning import VALIDATION_SEED, run_tuning
+    from unlearn_guard.benchmarks.runner import load_profile
+    from unlearn_guard.benchmarks.world import make_world
+
+    if suite != "world":
+        raise SettingsError("suite to tune on", value=suite, allowed="world")
+    sizes = load_profile(suite, profile)
+    data = make_world(**sizes["world"], seed=VALIDATION_SEED)
+    record = run_tuning(data, sizes, name=suite, profile=profile, methods=_read_names(methods))
+    if as_json:
+        print(json.dumps(record))
+        return
+    for name, found in record["methods"].items():
+        console.print(f"  {name}: score {found['score']:.3f} with {found['values']}", highlight=False)
 
 
 def _read_names(names: str | None) -> list[str] | None:

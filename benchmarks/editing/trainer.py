@@ -1,127 +1,220 @@
-"""The one trainer of weight-editing methods."""
+"""The one trainer of weight-editing methods: forget loss × retain loss × trainable subset."""
 
 from __future__ import annotations
 
 import copy
 import math
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
-from unlearn_guard.benchmarks.editing.losses import FORGET_LOSSES, RETAIN_LOSSES, Likelihoods
-from unlearn_guard.guard.registry import Registry
+from unlearn_guard.benchmarks.editing.answers import ANSWERS, Source
+from unlearn_guard.benchmarks.editing.losses import (
+    FORGET_LOSSES,
+    OTHER,
+    REFERENCE,
+    RETAIN_LOSSES,
+    STATES,
+    Batch,
+    Loss,
+    Pass,
+)
+from unlearn_guard.benchmarks.editing.subsets import SUBSETS, Gradients, Masks, find_layer
+from unlearn_guard.guard.errors import SettingsError
 from unlearn_guard.guard.rows import Row
 from unlearn_guard.serving.transformers.engine import ReferenceEngine
 
-Subset = Callable[[str], bool]
-SUBSETS: Registry[Subset] = Registry("trainable subset")
-SUBSETS.register("all")(lambda name: True)
-SUBSETS.register("mlp")(lambda name: ".mlp." in name)
+_GENERAL: Mapping[str, float] = {"depth": 0.5}
+"""Settings that belong to no loss or subset alone: the layer whose states are looked at, as a part of the depth."""
 
 
 @dataclass(frozen=True, slots=True)
 class EditingMethod:
-    """A weight-editing method: its two losses, what is trained, and its settings."""
+    """A weight-editing method: losses, what is trained, and its settings.
+
+    answers: the rule by which other answers are made, for losses that need some. procedure: what surrounds the training
+    (`procedures.py`). settings: of losses, subset and procedure, by name; what is left out has its published value.
+    """
 
     forget_loss: str
     retain_loss: str = "none"
     subset: str = "all"
+    procedure: str = "train"
+    answers: str = ""
+    forget_weight: float = 1.0
     retain_weight: float = 1.0
     learning_rate: float = 1e-4
     epochs: int = 5
     batch_size: int = 8
+    weight_decay: float = 0.01
+    settings: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
-
-
-# Published epochs (TOFU: 5 for GA; OpenUnlearning: 10 for NPO); one learning rate for both, above the published 1e-5
-# because these models are three orders of magnitude smaller. Not tuned.
-METHODS = {
-    "ga": EditingMethod("ga", "none", learning_rate=3e-4, epochs=5),
-    "npo": EditingMethod("npo", "nll", learning_rate=3e-4, epochs=10),
-}
 
 
 class DivergedError(Exception):
     """The loss or a weight is no longer finite."""
 
 
-def edit_weights(
-    engine: ReferenceEngine, method: EditingMethod, forget: Sequence[Row], retain: Sequence[Row]
-) -> ReferenceEngine:
-    """Return an engine with an edited copy of the model; the given one stays as it is.
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Token ids of a question and its answer, the end token included; `labels` are what is learned in the answer's place."""
 
-    Raises DivergedError when training leaves the finite numbers, UnknownNameError for an unknown loss or subset.
-    """
-    forget_loss, retain_loss = FORGET_LOSSES[method.forget_loss], RETAIN_LOSSES[method.retain_loss]
-    chosen = SUBSETS[method.subset]
-    rng = random.Random(method.seed)
-    torch.manual_seed(method.seed)
-    model = copy.deepcopy(engine.model)
-    parameters = []
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(chosen(name))
-        if parameter.requires_grad:
-            parameters.append(parameter)
-    optimizer = torch.optim.AdamW(parameters, lr=method.learning_rate, weight_decay=0.01)
-    forget_pairs, retain_pairs = _encode(engine, forget), _encode(engine, retain)
-    total = method.epochs * math.ceil(len(forget_pairs) / method.batch_size)
-    step = 0
-    model.train()
-    for _ in range(method.epochs):
-        rng.shuffle(forget_pairs)
-        for start in range(0, len(forget_pairs), method.batch_size):
-            batch = forget_pairs[start : start + method.batch_size]
-            anchor = rng.sample(retain_pairs, min(len(batch), len(retain_pairs)))
-            step += 1
-            for group in optimizer.param_groups:
-                group["lr"] = method.learning_rate * min(1.0, step / (0.2 * total)) * (1.0 - step / (total + 1))
-            reference = None
-            if forget_loss.needs_reference:
-                with torch.no_grad():
-                    reference = _likelihoods(engine.model, engine, batch).model
-            found = _likelihoods(model, engine, batch)
-            loss = forget_loss.compute(Likelihoods(found.model, found.n_tokens, reference))
-            if method.retain_loss != "none":
-                loss = loss + method.retain_weight * retain_loss.compute(_likelihoods(model, engine, anchor))
-            if not torch.isfinite(loss):
-                raise DivergedError(f"loss is {loss.item()} at step {step}")
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-    if not all(torch.isfinite(parameter).all() for parameter in parameters):
-        raise DivergedError("a weight is not finite")
-    return ReferenceEngine(model, engine.tokenizer, batch_size=engine.batch_size)
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+    labels: tuple[int, ...] = ()
 
 
-Pair = tuple[list[int], list[int]]
+class Trainer:
+    """Trains copies of one model for one method."""
 
-
-def _encode(engine: ReferenceEngine, rows: Sequence[Row]) -> list[Pair]:
-    return [
-        (
-            engine.render(row.query),
-            [*engine.tokenizer(row.answer, add_special_tokens=False).input_ids, engine.end_token],
+    def __init__(
+        self, engine: ReferenceEngine, method: EditingMethod, forget: Sequence[Row], retain: Sequence[Row]
+    ) -> None:
+        """Raise UnknownNameError for an unknown loss, subset or rule, SettingsError for a setting that nothing reads."""
+        self.engine, self.method = engine, method
+        self.forget_rows = [row for row in forget if row.answer and row.query]
+        self.source = Source(forget, retain)
+        self.rng = random.Random(method.seed)
+        self.forget_pairs = [self.encode(row.query, row.answer) for row in self.forget_rows]
+        self.retain_pairs = [self.encode(row.query, row.answer) for row in retain if row.answer and row.query]
+        self.subset = SUBSETS[method.subset]
+        losses = (FORGET_LOSSES[method.forget_loss], RETAIN_LOSSES[method.retain_loss])
+        if any(OTHER in loss.needs for loss in losses):
+            ANSWERS[method.answers]
+        self.layer = find_layer(
+            int(engine.model.config.num_hidden_layers), method.settings.get("depth", _GENERAL["depth"])
         )
-        for row in rows
-        if row.answer
-    ]
+        self._gradients: dict[str, dict[str, torch.Tensor]] = {}
 
+    def encode(self, question: str, answer: str) -> Pair:
+        """Return the token ids of a question, as it is served, and its answer."""
+        answer_ids = self.engine.tokenizer(answer, add_special_tokens=False).input_ids
+        return Pair(tuple(self.engine.render(question)), (*answer_ids, self.engine.end_token))
 
-def _likelihoods(model: Any, engine: ReferenceEngine, batch: Sequence[Pair]) -> Likelihoods:
-    width = max(len(prompt) + len(answer) for prompt, answer in batch)
-    ids = torch.full((len(batch), width), engine.end_token)
-    mask = torch.zeros((len(batch), width), dtype=torch.int64)
-    counted = torch.zeros((len(batch), width), dtype=torch.bool)
-    for row, (prompt, answer) in enumerate(batch):
-        length = len(prompt) + len(answer)
-        ids[row, :length] = torch.tensor([*prompt, *answer])
-        mask[row, :length] = 1
-        counted[row, len(prompt) : length] = True
-    logits = model(input_ids=ids.to(engine.device), attention_mask=mask.to(engine.device)).logits[:, :-1]
-    chosen = logits.log_softmax(-1).gather(-1, ids[:, 1:].to(engine.device).unsqueeze(-1)).squeeze(-1)
-    kept = counted[:, 1:].to(engine.device)
-    return Likelihoods((chosen * kept).sum(-1), kept.sum(-1))
+    def copy_model(self) -> Any:
+        """Return a copy of the model before editing."""
+        return copy.deepcopy(self.engine.model)
+
+    def select(self) -> Masks:
+        """Return what the method may change."""
+        gradients = Gradients(self.engine.model, self.measure_gradients)
+        return self.subset.select(gradients, self._read(self.subset.settings))
+
+    def measure_gradients(self, which: str) -> dict[str, torch.Tensor]:
+        """Return the mean gradients of ℓ of the model before editing, over the rows to forget or over kept ones."""
+        if which not in self._gradients:
+            pairs = self.forget_pairs if which == "forget" else self.retain_pairs
+            model = self.copy_model().eval()
+            for start in range(0, len(pairs), self.method.batch_size):
+                part = pairs[start : start + self.method.batch_size]
+                (self.run(model, part).nll.sum() / len(pairs)).backward()
+            self._gradients[which] = {
+                name: weight.grad.detach() if weight.grad is not None else torch.zeros_like(weight)
+                for name, weight in model.named_parameters()
+            }
+        return self._gradients[which]
+
+    def train(self, model: Any, masks: Masks, method: EditingMethod | None = None) -> Any:
+        """Train what `masks` names, of a model, in place; return it. Raises DivergedError where numbers are no longer finite."""
+        method = method or self.method
+        forget_loss, retain_loss = FORGET_LOSSES[method.forget_loss], RETAIN_LOSSES[method.retain_loss]
+        torch.manual_seed(method.seed)
+        direction = torch.rand(self.engine.hidden, device=self.engine.device)
+        direction /= direction.norm()
+        weights = []
+        for name, weight in model.named_parameters():
+            weight.requires_grad_(name in masks)
+            if weight.requires_grad:
+                weights.append((weight, masks[name]))
+        kept = [(weight, mask, weight.detach().clone()) for weight, mask in weights if mask is not None]
+        optimizer = torch.optim.AdamW(
+            [weight for weight, _ in weights], lr=method.learning_rate, weight_decay=method.weight_decay
+        )
+        total = method.epochs * math.ceil(len(self.forget_pairs) / method.batch_size)
+        order = list(range(len(self.forget_pairs)))
+        step = 0
+        model.train()
+        for _ in range(method.epochs):
+            self.rng.shuffle(order)
+            for start in range(0, len(order), method.batch_size):
+                chosen = order[start : start + method.batch_size]
+                step += 1
+                for group in optimizer.param_groups:
+                    group["lr"] = method.learning_rate * min(1.0, step / (0.2 * total)) * (1.0 - step / (total + 1))
+                forget = self._look(model, forget_loss, chosen, direction)
+                loss = method.forget_weight * forget_loss.compute(forget, self._read(forget_loss.settings))
+                if method.retain_loss != "none":
+                    anchor = self.rng.sample(self.retain_pairs, min(len(chosen), len(self.retain_pairs)))
+                    retain = self._look_at(model, retain_loss, anchor, direction)
+                    loss = loss + method.retain_weight * retain_loss.compute(retain, self._read(retain_loss.settings))
+                if not torch.isfinite(loss):
+                    raise DivergedError(f"loss is {loss.item()} at step {step}")
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_([weight for weight, _ in weights], 1.0)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                with torch.no_grad():
+                    for weight, mask, before in kept:
+                        weight.copy_(torch.where(mask, weight, before))
+        if not all(bool(torch.isfinite(weight).all()) for weight, _ in weights):
+            raise DivergedError("a weight is not finite")
+        return model.eval().requires_grad_(False)
+
+    def run(self, model: Any, pairs: Sequence[Pair], *, states: bool = False) -> Pass:
+        """Return a model's pass over questions and answers."""
+        width = max(len(pair.prompt) + len(pair.answer) for pair in pairs)
+        end = self.engine.end_token
+        ids, labels = torch.full((len(pairs), width), end), torch.full((len(pairs), width), end)
+        mask = torch.zeros((len(pairs), width), dtype=torch.int64)
+        counted = torch.zeros((len(pairs), width), dtype=torch.bool)
+        for row, pair in enumerate(pairs):
+            first, length = len(pair.prompt), len(pair.prompt) + len(pair.answer)
+            ids[row, :length] = torch.tensor([*pair.prompt, *pair.answer])
+            labels[row, first:length] = torch.tensor(pair.labels or pair.answer)
+            mask[row, :length] = 1
+            counted[row, first:length] = True
+        ids, labels, mask, counted = (part.to(self.engine.device) for part in (ids, labels, mask, counted))
+        found = model(input_ids=ids, attention_mask=mask, output_hidden_states=states)
+        return Pass(
+            logits=found.logits[:, :-1].float(),
+            labels=labels[:, 1:],
+            counted=counted[:, 1:],
+            states=found.hidden_states[self.layer + 1] if states else None,
+            read=mask.bool() if states else None,
+        )
+
+    def _look(self, model: Any, loss: Loss, chosen: Sequence[int], direction: torch.Tensor) -> Batch:
+        """Run everything that a forget loss needs on some of the rows to forget."""
+        seen = self._look_at(model, loss, [self.forget_pairs[place] for place in chosen], direction)
+        if OTHER not in loss.needs:
+            return seen
+        make = ANSWERS[self.method.answers]
+        rows = [self.forget_rows[place] for place in chosen]
+        others = [self.encode(row.query, make(row, self.source, self.rng)) for row in rows]
+        before = None
+        if REFERENCE in loss.needs:
+            with torch.no_grad():
+                before = self.run(self.engine.model, others)
+        return replace(seen, other=self.run(model, others), other_reference=before)
+
+    def _look_at(self, model: Any, loss: Loss, pairs: Sequence[Pair], direction: torch.Tensor) -> Batch:
+        states = STATES in loss.needs
+        before = None
+        if REFERENCE in loss.needs:
+            with torch.no_grad():
+                before = self.run(self.engine.model, pairs, states=states)
+        return Batch(self.run(model, pairs, states=states), before, direction=direction if states else None)
+
+    def _read(self, known: Mapping[str, float] | None) -> dict[str, float]:
+        known = known or {}
+        return {name: float(self.method.settings.get(name, value)) for name, value in known.items()}
+
+    def check_settings(self, procedure: Mapping[str, float]) -> None:
+        """Raise SettingsError for a setting that nothing reads."""
+        losses = (FORGET_LOSSES[self.method.forget_loss], RETAIN_LOSSES[self.method.retain_loss])
+        known = {*_GENERAL, *procedure, *self.subset.settings}.union(*(loss.settings or {} for loss in losses))
+        if unknown := sorted(set(self.method.settings) - known):
+            raise SettingsError("setting of an editing method", value=unknown[0], allowed=", ".join(sorted(known)))

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from unlearn_guard.benchmarks.demo import check_bars, render_demo
-from unlearn_guard.benchmarks.editing.trainer import METHODS, DivergedError, EditingMethod, edit_weights
+from unlearn_guard.benchmarks.editing.catalogue import list_methods, load_method
+from unlearn_guard.benchmarks.editing.procedures import edit_weights
 from unlearn_guard.benchmarks.runner import run_bench
 from unlearn_guard.benchmarks.subjects import SUBJECTS
-from unlearn_guard.guard.errors import UnknownNameError
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +82,8 @@ def test_the_issues_rows_are_registered() -> None:
         "eco+uld-each",
     }
     assert wanted <= set(SUBJECTS)
+    assert len(list_methods()) >= 18
+    assert set(list_methods()) <= set(SUBJECTS)
 
 
 @pytest.fixture(scope="module")
@@ -100,29 +102,10 @@ def mean_score(engine: Any, rows: Any) -> float:
 def test_editing_forgets_and_leaves_the_original_alone(engine: Any, world: Any) -> None:
     forget, retain = world.forget_rows[:32], world.retain_rows[:64]
     before = mean_score(engine, forget)
-    edited = edit_weights(engine, METHODS["npo"], forget, retain)
+    edited = edit_weights(engine, load_method("npo").to_method(), forget, retain)
     assert mean_score(edited, forget) < before - 1.0
     assert mean_score(edited, retain) > mean_score(edited, forget)
     assert mean_score(engine, forget) == pytest.approx(before)
-
-
-def test_subset_is_all_that_changes(engine: Any, world: Any) -> None:
-    edited = edit_weights(engine, EditingMethod("ga", subset="mlp", epochs=1), world.forget_rows[:8], world.retain_rows)
-    pairs = zip(engine.model.named_parameters(), edited.model.named_parameters(), strict=True)
-    for (name, old), (_, new) in pairs:
-        assert old.equal(new) == (".mlp." not in name)
-
-
-def test_divergence_is_reported_not_hidden(engine: Any, world: Any) -> None:
-    with pytest.raises(DivergedError):
-        edit_weights(
-            engine, EditingMethod("ga", learning_rate=1e30, epochs=2), world.forget_rows[:16], world.retain_rows
-        )
-
-
-def test_unknown_loss_names_the_known_ones(engine: Any, world: Any) -> None:
-    with pytest.raises(UnknownNameError, match="npo"):
-        edit_weights(engine, EditingMethod("npoo"), world.forget_rows[:1], world.retain_rows[:1])
 
 
 def test_demo_page_escapes_and_stands_alone() -> None:

@@ -1,0 +1,75 @@
+"""The weight-editing methods by name: one YAML file each, with its source and what was published."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from unlearn_guard.benchmarks.editing.trainer import EditingMethod
+from unlearn_guard.guard.errors import UnknownNameError
+
+_FOLDER = Path(__file__).parent / "methods"
+TUNED_FOLDER = Path(__file__).parent / "tuned"
+
+
+class MethodFile(BaseModel):
+    """What a file says of a method; `tier` 1 is tuned with the same budget as the others of its tier, 2 is not."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: str
+    source: str
+    published: str
+    tier: int = Field(ge=1, le=2)
+    forget_loss: str
+    retain_loss: str = "none"
+    subset: str = "all"
+    procedure: str = "train"
+    answers: str = ""
+    forget_weight: float = 1.0
+    retain_weight: float = 1.0
+    learning_rate: float = Field(gt=0)
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(default=8, ge=1)
+    weight_decay: float = 0.01
+    settings: dict[str, float] = {}
+    trials: dict[str, list[float]] = {}
+    """Values to try, by name of a field or a setting; every combination is one trial."""
+
+    def with_values(self, values: Mapping[str, float]) -> MethodFile:
+        """Return the method with other values of fields or settings."""
+        own = {name: value for name, value in values.items() if name in type(self).model_fields}
+        rest = {name: value for name, value in values.items() if name not in own}
+        return self.model_validate({**self.model_dump(), **own, "settings": {**self.settings, **rest}})
+
+    def to_method(self, seed: int = 0) -> EditingMethod:
+        """Return what the trainer takes."""
+        known = {entry.name for entry in fields(EditingMethod)} - {"seed"}
+        return EditingMethod(**self.model_dump(include=known), seed=seed)
+
+
+def list_methods() -> list[str]:
+    """Return the names of all methods, those of the first tier first."""
+    files = sorted(_FOLDER.glob("*.yaml"))
+    return sorted((file.stem for file in files), key=lambda name: load_method(name).tier)
+
+
+def load_tuned(name: str, suite: str) -> MethodFile:
+    """Return a method with the values that were tuned for a suite, as its file has it where none were."""
+    file = TUNED_FOLDER / f"{suite}.yaml"
+    record = yaml.safe_load(file.read_text(encoding="utf-8"))["methods"] if file.is_file() else {}
+    return load_method(name).with_values(record.get(name, {}).get("values", {}))
+
+
+@cache
+def load_method(name: str) -> MethodFile:
+    """Return what the file of a method says; raise UnknownNameError for an unknown one."""
+    file = _FOLDER / f"{name}.yaml"
+    if not file.is_file():
+        raise UnknownNameError("weight-editing method", name, sorted(path.stem for path in _FOLDER.glob("*.yaml")))
+    return MethodFile(**yaml.safe_load(file.read_text(encoding="utf-8")))

@@ -1,0 +1,125 @@
+"""Tuning of the first tier: every method gets the same number of trials, on people that no report measures.
+
+A trial's score is the harmonic mean of what is forgotten and what is kept: 1 − (f − g) / (1 − g), within 0 and 1, f the ROUGE-L recall on
+forget questions in phrasings that the method did not see and g that of the retain-only model; and retain ROUGE-L as a part of the
+unedited model's. Forgetting below the retain-only level earns nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from unlearn_guard.benchmarks.dataset import Item, Suite
+from unlearn_guard.benchmarks.editing.catalogue import TUNED_FOLDER, MethodFile, list_methods, load_method
+from unlearn_guard.benchmarks.editing.procedures import edit_weights
+from unlearn_guard.benchmarks.editing.trainer import DivergedError
+from unlearn_guard.benchmarks.metrics import harmonic_mean
+from unlearn_guard.benchmarks.training import Recipe, make_jobs, train_models
+from unlearn_guard.corruptions.fluency import rouge_l_recall
+from unlearn_guard.guard.bundle import write_atomic
+from unlearn_guard.guard.progress import report_step
+from unlearn_guard.serving.transformers.engine import ReferenceEngine
+
+VALIDATION_SEED = 101
+"""Of the world of validation people; reports use small seeds."""
+_MAX_ITEMS = 80
+_HEAD = """\
+# Written by `unlearn-guard bench tune --suite {suite} --profile {profile}`; not edited by hand.
+# Score: harmonic mean of forgetting (to the retain-only level, unseen phrasings) and keeping, on validation people.
+"""
+
+
+def list_trials(file: MethodFile) -> list[dict[str, float]]:
+    """Return the trials of a method: every combination of what its file offers."""
+    return [dict(zip(file.trials, values, strict=True)) for values in product(*file.trials.values())]
+
+
+def run_tuning(
+    suite: Suite,
+    sizes: Mapping[str, Any],
+    *,
+    name: str,
+    profile: str,
+    methods: Sequence[str] | None = None,
+    folder: Path = TUNED_FOLDER,
+) -> dict[str, Any]:
+    """Try every trial of the methods, those of the first tier where none are named, and write the best ones' values; return the record.
+
+    What the file holds of other methods stays. Raises UnknownNameError for an unknown method.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    chosen = list(methods or (method for method in list_methods() if load_method(method).tier == 1))
+    files = {method: load_method(method) for method in chosen}
+    models = train_models(make_jobs(suite, Recipe(**sizes["recipe"], seed=VALIDATION_SEED)))
+    full, retain_only = (ReferenceEngine.load(models[which]) for which in ("full", "retain-only"))
+    chance = _measure(retain_only, suite.sets["forget.unseen"])
+    kept = _measure(full, suite.sets["retain"])
+    found: dict[str, Any] = {}
+    for method, file in files.items():
+        with report_step(f"tune {method}"):
+            trials = [_try(full, suite, file, trial, chance, kept) for trial in list_trials(file)]
+        best = max(trials, key=lambda trial: trial["score"])
+        found[method] = {"values": best["values"], "score": best["score"], "trials": trials}
+    path = folder / f"{suite.name}.yaml"
+    record = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    record = {
+        "suite": suite.name,
+        "profile": profile,
+        "seed": VALIDATION_SEED,
+        "retain_only_rouge": round(chance, 4),
+        "unedited_retain_rouge": round(kept, 4),
+        "methods": {**record.get("methods", {}), **found},
+    }
+    text = _HEAD.format(suite=name, profile=profile) + yaml.safe_dump(record, sort_keys=False, width=140)
+    write_atomic(path, text.encode())
+    return record
+
+
+def _try(
+    engine: ReferenceEngine, suite: Suite, file: MethodFile, trial: Mapping[str, float], chance: float, kept: float
+) -> dict[str, Any]:
+    method = file.with_values(trial).to_method()
+    start = time.perf_counter()
+    result: dict[str, Any] = {"values": dict(trial)}
+    try:
+        edited = edit_weights(engine, replace(method, seed=0), suite.forget_rows, suite.retain_rows)
+    except DivergedError as error:
+        return {**result, "score": 0.0, "diverged": str(error)}
+    forget, retain = _measure(edited, suite.sets["forget.unseen"]), _measure(edited, suite.sets["retain"])
+    return {
+        **result,
+        "score": round(score_trial(forget, retain, chance=chance, kept=kept), 4),
+        "forget_rouge": round(forget, 4),
+        "retain_rouge": round(retain, 4),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+
+
+def score_trial(forget: float, retain: float, *, chance: float, kept: float) -> float:
+    """Return the score of a trial from ROUGE-L recalls; `chance` is the retain-only model's, `kept` the unedited model's."""
+    forgotten = 1.0 - min(1.0, max(0.0, (forget - chance) / max(1e-6, 1.0 - chance)))
+    return harmonic_mean([forgotten, min(1.0, retain / max(1e-6, kept))])
+
+
+def _measure(engine: ReferenceEngine, items: Sequence[Item]) -> float:
+    step = max(1, len(items) // _MAX_ITEMS)
+    part = items[::step]
+    longest = max(len(engine.tokenizer(item.answer).input_ids) for item in part)
+    outputs = engine.generate(
+        [engine.render(item.question) for item in part], [None] * len(part), max_new_tokens=longest + 4
+    )
+    return float(
+        np.mean(
+            [rouge_l_recall(engine.decode(output), item.answer) for output, item in zip(outputs, part, strict=True)]
+        )
+    )

@@ -1,0 +1,60 @@
+"""The files of methods: complete, sourced, and tuned with one budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from unlearn_guard.benchmarks.editing import catalogue
+from unlearn_guard.benchmarks.editing.catalogue import MethodFile, list_methods, load_method, load_tuned
+from unlearn_guard.benchmarks.editing.tuning import list_trials, score_trial
+from unlearn_guard.guard.errors import UnknownNameError
+
+FIRST = {"ga", "graddiff", "kl", "idk", "npo", "simnpo", "altpo", "rmu", "relearn", "task-vector"}
+
+
+def test_the_first_tier_is_tuned_with_one_budget() -> None:
+    assert {name for name in list_methods() if load_method(name).tier == 1} == FIRST
+    assert {len(list_trials(load_method(name))) for name in FIRST} == {6}
+    assert all(not load_method(name).trials for name in list_methods() if name not in FIRST)
+
+
+@pytest.mark.parametrize("name", list_methods())
+def test_every_method_names_its_source(name: str) -> None:
+    file = load_method(name)
+    assert "arXiv" in file.source
+    assert file.published
+
+
+def test_values_are_of_fields_or_settings() -> None:
+    file = load_method("rmu").with_values({"learning_rate": 0.5, "strength": 3.0, "epochs": 2.0})
+    assert (file.learning_rate, file.epochs, file.settings["strength"], file.settings["layers"]) == (0.5, 2, 3.0, 3)
+    assert file.to_method(seed=4).seed == 4
+
+
+def test_tuned_values_replace_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogue, "TUNED_FOLDER", tmp_path)
+    assert load_tuned("ga", "world") == load_method("ga")
+    (tmp_path / "world.yaml").write_text("methods: {ga: {values: {learning_rate: 0.25}}}")
+    assert load_tuned("ga", "world").learning_rate == 0.25
+    assert load_tuned("npo", "world") == load_method("npo")
+
+
+def test_unknown_method_and_unknown_key() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'simnpo'"):
+        load_method("simpo")
+    given: dict[str, Any] = {**load_method("ga").model_dump(), "learning_rat": 1.0}
+    with pytest.raises(ValidationError, match="learning_rat"):
+        MethodFile(**given)
+
+
+@pytest.mark.parametrize(
+    ("forget", "retain", "score"),
+    [(1.0, 1.0, 0.0), (0.5, 1.0, 1.0), (0.2, 1.0, 1.0), (0.75, 1.0, 2 / 3), (0.5, 0.0, 0.0), (0.5, 0.4, 2 / 3)],
+)
+def test_score_by_hand(forget: float, retain: float, score: float) -> None:
+    """The retain-only model answers half of it; the unedited model keeps 0.8."""
+    assert score_trial(forget, retain, chance=0.5, kept=0.8) == pytest.approx(score)
