@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import cache
+from dataclasses import asdict
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,15 @@ from unlearn_guard.benchmarks import metrics
 from unlearn_guard.benchmarks.dataset import Item, Suite
 from unlearn_guard.benchmarks.editing.trainer import DivergedError
 from unlearn_guard.benchmarks.environment import describe_environment
+from unlearn_guard.benchmarks.fitted import Bundles
 from unlearn_guard.benchmarks.report import write_report
+from unlearn_guard.benchmarks.stages import Stages, hash_content
 from unlearn_guard.benchmarks.subjects import SUBJECTS, Bench, Subject
 from unlearn_guard.benchmarks.tofu import load_tofu
 from unlearn_guard.benchmarks.training import Recipe, make_jobs, train_models
 from unlearn_guard.benchmarks.world import make_world
 from unlearn_guard.classifiers.cascade import Cascade
 from unlearn_guard.corruptions.fluency import find_words
-from unlearn_guard.guard.bundle import Bundle
-from unlearn_guard.guard.compose import fit
 from unlearn_guard.guard.errors import SettingsError, UnknownNameError
 from unlearn_guard.guard.progress import report_step
 from unlearn_guard.serving.transformers.engine import ReferenceEngine
@@ -36,22 +35,6 @@ from unlearn_guard.serving.transformers.engine import ReferenceEngine
 SCHEMA_VERSION = 1
 _SCORED = ("forget.given", "forget.unseen", "retain", "real_authors", "world_facts")
 _ANSWER_SLACK = 8
-UPSTREAM: dict[str, str | float] = {
-    "assistants": "one",
-    "penalty": "raw",
-    "weight": 1.0,
-    "filter_rate": 0.1,
-    "kept_share": 0.1,
-    "trainable": "lora",
-    "rank": 16,
-    "lora_alpha": 32,
-    "epochs": 10,
-    "batch_size": 32,
-    "learning_rate": 2e-5,
-    "retain_weight": 5.0,
-}
-"""ULD's public configuration files (UCSB-NLP-Chang/ULD, 2024-06-05), without their dropout; the paper differs in weight, filter,
-rank, learning rate and retain weight."""
 
 
 def load_profile(suite: str, profile: str) -> dict[str, Any]:
@@ -84,12 +67,13 @@ def run_bench(
     own_rows: dict[str, Path] | None = None,
     targets: Sequence[str] | None = None,
     device: str = "cpu",
+    fresh: bool = False,
 ) -> dict[str, Any]:
     """Measure methods and write `out` (JSON, schema 1), with Markdown and HTML beside it; return the report.
 
     `models` names the user's own `full` and `retain-only` models; without them both are trained. `own_rows` names the
     user's own `forget` and `clean` rows, for the suite `detection`. `targets` are what the suite `skills` forgets; it alone runs
-    on another `device` than a CPU.
+    on another `device` than a CPU. `fresh` measures again what an earlier run has finished.
     """
     if suite != "skills" and (targets or device != "cpu"):
         raise SettingsError("--targets and --device", value=suite, allowed="with --suite skills")
@@ -118,14 +102,15 @@ def run_bench(
     for seed in seeds if seeds is not None else sizes["seeds"]:
         data = load_suite(suite, sizes, seed)
         data_hashes.append(data.data_hash)
-        rows += run_seed(data, Recipe(**sizes["recipe"], seed=seed), names, seed, models, uld=sizes.get("uld"))
+        recipe = Recipe(**sizes["recipe"], seed=seed)
+        rows += run_seed(data, recipe, names, seed, models, uld=sizes.get("uld"), fresh=fresh)
     report = {
         "schema_version": SCHEMA_VERSION,
         "suite": suite,
         "profile": profile,
         "environment": describe_environment(),
-        "config_hash": _hash({"sizes": sizes, "methods": names}),
-        "data_hash": _hash(data_hashes),
+        "config_hash": hash_content({"sizes": sizes, "methods": names}),
+        "data_hash": hash_content(data_hashes),
         "rows": rows,
     }
     write_report(report, out)
@@ -154,78 +139,45 @@ def run_seed(
     models: dict[str, Path] | None = None,
     *,
     uld: dict[str, Any] | None = None,
+    fresh: bool = False,
 ) -> list[dict[str, Any]]:
-    """Return one row per method for one seed; `uld` are the suite's settings of assistants, chosen on validation people."""
+    """Return one row per method for one seed; `uld` are the suite's settings of assistants, chosen on validation people.
+
+    Rows that an earlier run finished come from disk, unless `fresh`; what is not needed for the others is not loaded or fitted.
+    """
     import torch
 
     torch.set_num_threads(1)  # Two threads on a busy pair of cores are slower than one.
-    folders = models or train_models(make_jobs(suite, recipe))
-    full, retain = (ReferenceEngine.load(folders[name]) for name in ("full", "retain-only"))
+    stages = Stages(fresh=fresh)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        start = time.perf_counter()
-        bundle = fit(
-            folders["full"],
-            suite.forget_rows,
-            suite.retain_rows,
-            clean=suite.clean_rows,
-            seed=seed,
-            out=scratch / "eco",
-        )
-        seconds = bundle_seconds = time.perf_counter() - start
-
-        def fit_name_match() -> Path:
-            out = scratch / "name-match"
-            if not out.exists():
-                fit(
-                    folders["full"],
-                    suite.forget_rows,
-                    suite.retain_rows,
-                    out=out,
-                    classifier="name-match",
-                    interventions=("refusal",),
-                )
-            return out
 
         @cache
-        def fit_uld(settings: str) -> tuple[Bundle, float]:
-            start = time.perf_counter()
-            fitted = fit(
-                folders["full"],
-                suite.forget_rows,
-                suite.retain_rows,
-                clean=suite.clean_rows,
-                interventions=("eco", "uld"),
-                uld=choose_assistants(settings, uld or {}),
-                seed=seed,
-                out=scratch / f"uld-{settings}",
-            )
-            # What the cache saved was spent once: the training counts as if it had been done now.
-            spent, trained = time.perf_counter() - start, float(fitted.manifest.metrics["uld"].get("train_s", 0.0))
-            return fitted, max(spent, bundle_seconds + trained)
+        def open_exam() -> tuple[Examiner, Bench]:
+            folders = models or train_models(make_jobs(suite, recipe))
+            full, retain = (ReferenceEngine.load(folders[name]) for name in ("full", "retain-only"))
+            bundles = Bundles(suite, folders["full"], scratch, seed=seed, uld=uld or {})
+            return Examiner(suite, Subject("retain-only", "retain", retain)), Bench(suite, full, retain, bundles, seed)
 
-        bench = Bench(suite, full, retain, bundle, seconds, fit_name_match, fit_uld, seed)
-        examiner = Examiner(suite, Subject("retain-only", "retain", retain))
-        rows = []
-        for name in names:
+        def measure(name: str) -> dict[str, Any]:
+            examiner, bench = open_exam()
             with report_step(f"measure {name}"):
-                rows.append(examiner.examine_method(name, bench))
-        return rows
+                return examiner.examine_method(name, bench)
+
+        key = [suite.name, suite.data_hash, asdict(recipe), seed, uld, _describe_models(models)]
+        return [stages.run(f"{suite.name}-{name}", [*key, name], partial(measure, name)) for name in names]
 
 
-def choose_assistants(settings: str, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of assistants: `ours` and `paper` (its own penalty) at the suite's weights, or `upstream`.
-
-    `each` is ours with an assistant per forget request, `max` the same, of which the loudest one counts instead of the sum.
-    """
-    if settings == "upstream":
-        return UPSTREAM
-    weights = {name: value for name, value in chosen.items() if name != "raw_weight"}
-    if settings == "paper":
-        return {"assistants": "one", **weights, "penalty": "raw", "weight": chosen.get("raw_weight", 0.75)}
-    if settings in ("each", "max"):
-        return {"assistants": "each", **weights, "combine": "sum" if settings == "each" else "max"}
-    return {"assistants": "one", **weights}
+def _describe_models(models: dict[str, Path] | None) -> Any:
+    """Return what tells one pair of the user's own models from another: their files' names, sizes and times."""
+    if models is None:
+        return None
+    return {
+        name: [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(folder.glob("*"))]
+        if folder.is_dir()
+        else str(folder)
+        for name, folder in models.items()
+    }
 
 
 class Examiner:
@@ -427,10 +379,6 @@ def clean_row(row: dict[str, Any]) -> dict[str, Any]:
         return value
 
     return {key: entry if key == "reasons" else walk(entry, key) for key, entry in row.items()}
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 __all__ = ["SCHEMA_VERSION", "Examiner", "load_profile", "load_suite", "run_bench", "run_seed"]

@@ -180,13 +180,16 @@ class SkillExam:
             for name, items in sets.items()
         }
 
-    def choose(self, candidates: Mapping[str, Table]) -> tuple[str, Table]:
-        """Return the candidate that takes most from the skill on validation rows and at most 5 % from any other."""
+    def choose(self, candidates: Mapping[str, Table], flags: Flags | None = None) -> tuple[str, Table]:
+        """Return the candidate that takes most from the skill on validation rows and at most 5 % from any other.
+
+        A table acts on flagged questions, on all where `flags` is None: what a gate spares need not be spared by the table.
+        """
         best: tuple[tuple[bool, float], str] | None = None
 
         def measure(table: Table, names: Sequence[str]) -> float:
             sets = {name: self.validation[name] for name in names}
-            graded = self.grade(self.answer(table, sets), sets)
+            graded = self.grade(self.answer(table, sets, flags), sets)
             return max(find_drop(self.validated[name], found) for name, found in graded.items())
 
         for label, table in candidates.items():
@@ -248,7 +251,7 @@ def gather_clean(world: SkillWorld, target: str) -> Cleanliness:
     tested = {
         name: [item.question for item in items]
         for name, items in world.sets.items()
-        if name.split(".")[0] != target and not (target == FACTS and name == "facts.forget")
+        if (name != "facts.forget" if target == FACTS else name.split(".")[0] != target)
     }
     tested["strangers"] = [row.query for row in strangers[1::2]]
     tested["traffic"] = [row.query for row in traffic[1::2]][:400]
@@ -350,22 +353,16 @@ def examine(exam: SkillExam, names: Sequence[str]) -> list[dict[str, Any]]:
     """Return the rows of one skill to forget."""
     rows: list[dict[str, Any]] = []
     gate = Gate(exam)
-    tables: dict[str, tuple[dict[str, Any], Table]] = {}
-
-    def find_table(name: str) -> tuple[dict[str, Any], Table]:
-        if name not in tables:
-            with report_step(f"choose {name} on validation rows"):
-                tables[name] = choose_table(exam, name)
-        return tables[name]
-
     for name in names:
         base = name.removesuffix("-gated")
         with report_step(f"measure {name} on {exam.target}"):
             if name == "none":
                 rows.append(make_row(exam, name, exam.plain, None, {}))
             elif base in _CANDIDATES:
-                settings, table = find_table(base)
-                flags = gate.screen(exam.sets) if name != base else None
+                is_gated = name != base
+                with report_step(f"choose {name} on validation rows"):
+                    settings, table = choose_table(exam, base, gate.screen(exam.validation) if is_gated else None)
+                flags = gate.screen(exam.sets) if is_gated else None
                 rows.append(make_row(exam, name, exam.answer(table, exam.sets, flags), flags, settings))
                 rows[-1]["cost"]["edited_pass_ratio"] = exam.compare_speed(table)
                 if name == "neuron-adjust":
@@ -401,10 +398,10 @@ _CANDIDATES: dict[str, Callable[[SkillExam], dict[str, tuple[dict[str, Any], Tab
 }
 
 
-def choose_table(exam: SkillExam, name: str) -> tuple[dict[str, Any], Table]:
-    """Return the settings and the table of a method, chosen on validation rows."""
+def choose_table(exam: SkillExam, name: str, flags: Flags | None) -> tuple[dict[str, Any], Table]:
+    """Return the settings and the table of a method, chosen on validation rows behind the gate that it will stand behind."""
     candidates = _CANDIDATES[name](exam)
-    label, table = exam.choose({label: table for label, (_, table) in candidates.items()})
+    label, table = exam.choose({label: table for label, (_, table) in candidates.items()}, flags)
     return candidates[label][0], table
 
 

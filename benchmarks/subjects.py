@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from unlearn_guard.benchmarks.dataset import Suite
 from unlearn_guard.benchmarks.editing.catalogue import list_methods, load_tuned
 from unlearn_guard.benchmarks.editing.procedures import edit_weights
-from unlearn_guard.guard.bundle import Bundle
+from unlearn_guard.benchmarks.fitted import Bundles
 from unlearn_guard.guard.compose import load_planner
 from unlearn_guard.guard.registry import Registry
 from unlearn_guard.guard.screening import Guard
@@ -83,19 +82,12 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What methods are built from: the suite, the two models, and bundles fitted on them.
-
-    `bundle` has everything but assistants; `uld` fits a bundle with them, by name of its settings, and returns it with the
-    seconds of that fit.
-    """
+    """What methods are built from: the suite, the two models, and bundles fitted on them."""
 
     suite: Suite
     full: ReferenceEngine
     retain: ReferenceEngine
-    bundle: Bundle
-    bundle_seconds: float
-    name_match: Callable[[], Path]
-    uld: Callable[[str], tuple[Bundle, float]]
+    bundles: Bundles
     seed: int
 
 
@@ -103,15 +95,12 @@ Build = Callable[[Bench], Subject]
 SUBJECTS: Registry[Build] = Registry("method")
 
 
-def _guard(
-    bench: Bench, name: str, bundle: Bundle, intervention: str, *, fit_seconds: float | None = None, **options: Any
-) -> Subject:
-    planner = load_planner(bundle, bench.full.tokenizer, bench.full.end_token, intervention=intervention)
+def _guard(bench: Bench, name: str, intervention: str, *, kind: str = "eco", **options: Any) -> Subject:
+    fitted = bench.bundles.fit(kind)
+    planner = load_planner(fitted.bundle, bench.full.tokenizer, bench.full.end_token, intervention=intervention)
     engine = ReferenceEngine(bench.full.model, bench.full.tokenizer, exclusive_ids=planner.fitted.exclusive_ids)
-    guarded = GuardedModel(engine, Guard.load(bundle.path), planner)
-    return Subject(
-        name, "guard", engine, guarded, bench.bundle_seconds if fit_seconds is None else fit_seconds, **options
-    )
+    guarded = GuardedModel(engine, Guard.load(fitted.bundle.path), planner)
+    return Subject(name, "guard", engine, guarded, fitted.seconds, **options)
 
 
 @SUBJECTS.register("none")
@@ -126,10 +115,7 @@ def _retain_only(bench: Bench) -> Subject:
 
 @SUBJECTS.register("name-match")
 def _name_match(bench: Bench) -> Subject:
-    start = time.perf_counter()
-    bundle = Bundle.load(bench.name_match())
-    seconds = time.perf_counter() - start
-    return _guard(bench, "name-match", bundle, "refusal", fit_seconds=seconds, no_scores=_REFUSED)
+    return _guard(bench, "name-match", "refusal", kind="name-match", no_scores=_REFUSED)
 
 
 _REFUSED = "a refusal replaces the answer: it has no likelihood under the served policy"
@@ -137,39 +123,36 @@ _REFUSED = "a refusal replaces the answer: it has no likelihood under the served
 
 @SUBJECTS.register("refusal")
 def _refusal(bench: Bench) -> Subject:
-    return _guard(bench, "refusal", bench.bundle, "refusal", no_scores=_REFUSED)
+    return _guard(bench, "refusal", "refusal", no_scores=_REFUSED)
 
 
 @SUBJECTS.register("prompting")
 def _prompting(bench: Bench) -> Subject:
-    return _guard(
-        bench, "prompting", bench.bundle, "prompting", corrupted_positions="none (instruction before the prompt)"
-    )
+    return _guard(bench, "prompting", "prompting", corrupted_positions="none (instruction before the prompt)")
 
 
 @SUBJECTS.register("eco")
 def _eco(bench: Bench) -> Subject:
-    mask = bench.bundle.manifest.interventions["eco"]["mask"]
-    return _guard(bench, "eco", bench.bundle, "eco", corrupted_positions=f"prompt ({mask})")
+    mask = bench.bundles.fit("eco").bundle.manifest.interventions["eco"]["mask"]
+    return _guard(bench, "eco", "eco", corrupted_positions=f"prompt ({mask})")
 
 
 @SUBJECTS.register("eco-span")
 def _eco_span(bench: Bench) -> Subject:
-    return _guard(bench, "eco-span", bench.bundle, "eco-span", corrupted_positions="prompt (span; all without a name)")
+    return _guard(bench, "eco-span", "eco-span", corrupted_positions="prompt (span; all without a name)")
 
 
 @SUBJECTS.register("eco-swap")
 def _eco_swap(bench: Bench) -> Subject:
-    return _guard(
-        bench, "eco-swap", bench.bundle, "swap", corrupted_positions="prompt (swapped span; all without a name)"
-    )
+    return _guard(bench, "eco-swap", "swap", corrupted_positions="prompt (swapped span; all without a name)")
 
 
 def _assisted(name: str, intervention: str, *, gated: bool, settings: str = "ours") -> Build:
     """Return what builds a row with assistants: behind the guard, or on every question."""
 
     def build(bench: Bench) -> Subject:
-        bundle, seconds = bench.uld(settings)
+        fitted = bench.bundles.fit(settings)
+        bundle, seconds = fitted.bundle, fitted.seconds
         planner = load_planner(bundle, bench.full.tokenizer, bench.full.end_token, intervention=intervention)
         engine = ReferenceEngine(
             bench.full.model,

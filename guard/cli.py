@@ -510,6 +510,7 @@ def bench(
         str | None, typer.Option(help="skills: what to forget, comma-separated; none: the profile's.")
     ] = None,
     device: Annotated[Device, typer.Option(help="skills: where the model runs and is trained.")] = Device.cpu,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what an earlier run has finished.")] = False,
     attack: Annotated[str | None, typer.Option(help="adaptive: attack the world's facts, 500 queries each.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -531,6 +532,7 @@ def bench(
         own_rows=_read_own_rows(suite, forget, clean),
         targets=_read_names(targets),
         device=device.value,
+        fresh=fresh,
     )
     if as_json:
         print(json.dumps(report))

@@ -150,3 +150,15 @@ def test_rows_with_assistants(world: Any, tmp_path: Path, monkeypatch: pytest.Mo
     assert gated["sets"][given]["rouge_l_recall"] != rows["uld-gated"]["sets"][given]["rouge_l_recall"]
     assert gated["forget_quality"]["n"] == len(world.sets["forget.given"])
     assert gated["forget_quality"]["corrupted_positions"].startswith("prompt and answer")
+
+
+def test_a_second_run_measures_nothing_again(
+    report: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a report that lacks a row of the first is completed without what the others needed."""
+    from unlearn_guard.benchmarks import runner
+
+    monkeypatch.setattr(runner, "train_models", lambda jobs: pytest.fail("nothing is left to measure"))
+    names = ["eco", "none"]
+    found = run_bench(suite="world", profile="smoke", methods=names, out=tmp_path / "report.json")
+    assert found["rows"] == [rows_of(report)[name] for name in names]

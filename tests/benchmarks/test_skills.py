@@ -82,6 +82,9 @@ def test_clean_prompts_are_of_other_skills_and_what_is_tested_calibrates_nothing
     assert not any(name.startswith("arithmetic") for name in clean.tested)
     tested = {text for texts in clean.tested.values() for text in texts}
     assert not tested & {row.query for row in clean.given}
+    # Facts about people who are kept are the hardest clean prompts of those about people who are not.
+    facts = {name for name in gather_clean(skill_world, "facts").tested if name.startswith("facts")}
+    assert facts == {"facts.retain", "facts.general"}
     targets = gather_targets(skill_world, "arithmetic")
     assert {"given", "known", "novel", "worked examples", "reworded"} <= set(targets)
     assert not tested & {text for texts in targets.values() for text in texts}

@@ -1,0 +1,73 @@
+"""Finished stages of a benchmark, kept on disk: a run that was killed goes on where it was, a second run repeats nothing.
+
+A stage is found again by what decides its result: the data, the settings, and this package's own code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import unlearn_guard
+from unlearn_guard.guard.bundle import write_atomic
+from unlearn_guard.guard.caching import cache_folder
+from unlearn_guard.guard.errors import DataError
+
+_ROOMS = ("guard", "classifiers", "corruptions", "serving", "benchmarks")
+
+
+class Stages:
+    """Results of stages by name and key; `fresh` computes everything again."""
+
+    def __init__(self, folder: Path | None = None, *, fresh: bool = False) -> None:
+        self.folder = folder or cache_folder("bench")
+        self.fresh = fresh
+
+    def run(self, name: str, key: Any, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return a stage's result, from disk where it was finished before.
+
+        Raises DataError for a file that is not what was written.
+        """
+        digest = hash_content([key, hash_sources()])
+        file = self.folder / f"{name}-{digest}.json"
+        if file.is_file() and not self.fresh:
+            return _read(file, digest)
+        result = compute()
+        record = {"stage": name, "digest": digest, "result": result}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, json.dumps(record, ensure_ascii=False, allow_nan=False).encode())
+        return result
+
+
+def _read(file: Path, digest: str) -> dict[str, Any]:
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        if record["digest"] == digest and isinstance(record["result"], dict):
+            return dict(record["result"])
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise DataError(
+        "a finished stage of the benchmark cannot be read",
+        value=str(file),
+        mend="delete that file, or run with --fresh",
+    )
+
+
+def hash_content(value: Any) -> str:
+    """Return a hash of anything that JSON can say."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+@cache
+def hash_sources() -> str:
+    """Return a hash of this package's code and of the settings that lie beside it."""
+    root = Path(next(iter(unlearn_guard.__path__)))
+    digest = hashlib.sha256()
+    files = [file for room in _ROOMS for kind in ("*.py", "*.yaml") for file in (root / room).resolve().rglob(kind)]
+    for file in sorted(files):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:16]
