@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -560,6 +561,26 @@ def tune(
         return
     for name, found in record["methods"].items():
         console.print(f"  {name}: score {found['score']:.3f} with {found['values']}", highlight=False)
+
+
+@bench_app.command()
+def compare(
+    before: Annotated[Path, typer.Argument(help="A report's JSON file.")],
+    after: Annotated[Path, typer.Argument(help="Another one, of the same suite.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Say which figures of two reports differ, cost and environment left out; exit code 1 where any does."""
+    from unlearn_guard.benchmarks.comparison import compare_reports, read_report
+
+    found = compare_reports(read_report(before), read_report(after))
+    if as_json:
+        print(json.dumps([asdict(each) for each in found]))
+    elif not found:
+        console.print("  no difference", highlight=False)
+    for each in () if as_json else found:
+        console.print(f"  {each.row}: {each.figure} {each.before} → {each.after}", highlight=False, soft_wrap=True)
+    if found:
+        raise typer.Exit(1)
 
 
 def _read_names(names: str | None) -> list[str] | None:
