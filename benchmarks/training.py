@@ -100,10 +100,10 @@ def train_models(jobs: Sequence[Job], *, device: str = "cpu") -> dict[str, Path]
     folders = {job.name: cache_folder("models") / job.key for job in jobs}
     with ExitStack() as stack:
         # In one order for everybody, or two processes would wait for each other.
-        for folder in sorted(folder for folder in folders.values() if not _is_finished(folder)):
+        for folder in sorted({folder for folder in folders.values() if not _is_finished(folder)}):
             folder.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(FileLock(folder.with_suffix(".lock")))
-        missing = [job for job in jobs if not _is_finished(folders[job.name])]
+        missing = list({job.key: job for job in jobs if not _is_finished(folders[job.name])}.values())
         if missing:
             _train_all(missing, folders, device)
     return folders

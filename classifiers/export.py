@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+from filelock import FileLock
 
 from unlearn_guard.guard.bundle import replace_folder
 from unlearn_guard.guard.caching import cache_folder
@@ -65,19 +68,36 @@ def export_encoder(name: str = DEFAULT_ENCODER, precision: Precision = "fp32") -
     weights = b"".join(hash_bytes(file.read_bytes()).encode() for file in sorted(source.glob("*.safetensors")))
     key = hash_bytes(weights + (source / "tokenizer.json").read_bytes() + f"{pooling}{_EXPORTER_VERSION}".encode())
     target = cache_folder("encoders") / key[:16]
-    if (target / "encoder.onnx").is_file():
-        return target
-    staging = target.parent / f".{target.name}.part"
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
-        _export(source, pooling, staging / "encoder.onnx")
-        shutil.copy(source / "tokenizer.json", staging / "tokenizer.json")
-        _compare(source, pooling, staging)
-        replace_folder(staging, target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    with _staging(target) as staging:
+        if staging is not None:
+            _export(source, pooling, staging / "encoder.onnx")
+            shutil.copy(source / "tokenizer.json", staging / "tokenizer.json")
+            _compare(source, pooling, staging)
     return target
+
+
+@contextmanager
+def _staging(target: Path) -> Iterator[Path | None]:
+    """Yield a folder that takes the target's place at the end, None where the target is there; other processes wait."""
+    if _is_finished(target):
+        yield None
+        return
+    with FileLock(target.with_suffix(".lock")):
+        if _is_finished(target):
+            yield None
+            return
+        staging = target.parent / f".{target.name}.part"
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        try:
+            yield staging
+            replace_folder(staging, target)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _is_finished(target: Path) -> bool:
+    return (target / "encoder.onnx").is_file()
 
 
 def _quantise(source: Path) -> Path:
@@ -92,26 +112,22 @@ def _quantise(source: Path) -> Path:
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
     target = source.parent / f"{source.name}-int8"
-    if (target / "encoder.onnx").is_file():
-        return target
-    staging = target.parent / f".{target.name}.part"
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
     logger = logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer")
     level = logger.level
     logger.setLevel(logging.WARNING)
     try:
-        quantiser = MatMulNBitsQuantizer(
-            onnx.load(str(source / "encoder.onnx")), bits=8, block_size=_INT8_BLOCK, is_symmetric=True, accuracy_level=4
-        )
-        quantiser.process()
-        quantiser.model.save_model_to_file(str(staging / "encoder.onnx"), False)
-        shutil.copy(source / "tokenizer.json", staging / "tokenizer.json")
-        _compare_int8(source, staging)
-        replace_folder(staging, target)
+        with _staging(target) as staging:
+            if staging is not None:
+                plain = onnx.load(str(source / "encoder.onnx"))
+                quantiser = MatMulNBitsQuantizer(
+                    plain, bits=8, block_size=_INT8_BLOCK, is_symmetric=True, accuracy_level=4
+                )
+                quantiser.process()
+                quantiser.model.save_model_to_file(str(staging / "encoder.onnx"), False)
+                shutil.copy(source / "tokenizer.json", staging / "tokenizer.json")
+                _compare_int8(source, staging)
     finally:
         logger.setLevel(level)
-        shutil.rmtree(staging, ignore_errors=True)
     return target
 
 

@@ -1,7 +1,7 @@
 """Forget losses and retain losses, each a function of what models compute about a batch of answers.
 
-Notation: p the edited model, p₀ the model before editing, y the answer of T tokens, L = −Σ log p(y_t), ℓ = L / T. All on answer tokens,
-the end token counted. Formulae follow the papers, where those and their public code differ, the code (docs/editing.md).
+Notation: p the edited model, p₀ the model before editing, y the answer of T tokens, L = −Σ log p(y_t), ℓ = L / T. On answer tokens,
+the end token counted; on states, of every token. Formulae follow the papers, where those and their public code differ, the code (docs/editing.md).
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ class Loss:
     """A loss, what it needs beside the edited model's pass, and the settings it knows with their published values."""
 
     compute: Compute
-    needs: frozenset[str] = frozenset()
-    settings: Settings | None = None
+    needs: frozenset[str]
+    settings: Settings
 
 
 FORGET_LOSSES: Registry[Loss] = Registry("forget loss")
@@ -219,10 +219,12 @@ def _ascend_saturated(batch: Batch, settings: Settings) -> torch.Tensor:
 
 @_forget("ceu")
 def _exclude(batch: Batch, settings: Settings) -> torch.Tensor:
-    """CEU: cross-entropy to the model's own distribution without the true token (Yang, arXiv 2503.01224)."""
-    logits = batch.model.logits
-    target = logits.detach().scatter(-1, batch.model.labels.unsqueeze(-1), float("-inf")).softmax(-1)
-    return batch.model.average(-(target * logits.log_softmax(-1)).sum(-1))
+    """CEU: cross-entropy to the model's own distribution without the true token, from the second token on (Yang, arXiv 2503.01224)."""
+    seen = batch.model
+    target = seen.logits.detach().scatter(-1, seen.labels.unsqueeze(-1), float("-inf")).softmax(-1)
+    values = -(target * seen.logits.log_softmax(-1)).sum(-1)
+    later = seen.counted & (seen.counted.cumsum(-1) > 1)
+    return ((values * later).sum(-1) / later.sum(-1).clamp(min=1)).mean()
 
 
 @_forget("maximise-entropy")

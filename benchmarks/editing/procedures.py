@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from unlearn_guard.benchmarks.editing.subsets import Masks
+from unlearn_guard.benchmarks.editing.subsets import SUBSETS, Masks
 from unlearn_guard.benchmarks.editing.trainer import EditingMethod, Pair, Trainer
+from unlearn_guard.guard.errors import SettingsError
 from unlearn_guard.guard.registry import Registry
 from unlearn_guard.guard.rows import Row
 from unlearn_guard.serving.transformers.engine import ReferenceEngine
@@ -25,6 +26,8 @@ class Procedure:
 
     run: Run
     settings: Settings
+    is_adapted: bool | None = None
+    """Whether it goes with adapters, with whole weights, or with either."""
 
 
 PROCEDURES: Registry[Procedure] = Registry("editing procedure")
@@ -41,14 +44,19 @@ def edit_weights(
     procedure = PROCEDURES[method.procedure]
     trainer = Trainer(engine, method, forget, retain)
     trainer.check_settings(procedure.settings)
+    if procedure.is_adapted not in (None, trainer.subset.is_adapted):
+        allowed = [name for name in SUBSETS if SUBSETS[name].is_adapted == procedure.is_adapted]
+        raise SettingsError(
+            f"subset of the procedure {method.procedure}", value=method.subset, allowed=", ".join(allowed)
+        )
     settings = {name: float(method.settings.get(name, value)) for name, value in procedure.settings.items()}
     model = procedure.run(trainer, settings).eval().requires_grad_(False)
     return ReferenceEngine(model, engine.tokenizer, batch_size=engine.batch_size)
 
 
-def _procedure(name: str, **settings: float) -> Callable[[Run], Run]:
+def _procedure(name: str, *, is_adapted: bool | None = None, **settings: float) -> Callable[[Run], Run]:
     def keep(run: Run) -> Run:
-        PROCEDURES.register(name)(Procedure(run, settings))
+        PROCEDURES.register(name)(Procedure(run, settings, is_adapted))
         return run
 
     return keep
@@ -61,7 +69,7 @@ def _train(trainer: Trainer, settings: Settings) -> Any:
     return _train_adapters(trainer, masks) if trainer.subset.is_adapted else trainer.train(trainer.copy_model(), masks)
 
 
-@_procedure("negate", scale=1.0)
+@_procedure("negate", is_adapted=False, scale=1.0)
 def _negate(trainer: Trainer, settings: Settings) -> Any:
     """Task vector: θ₀ − α (θ_f − θ₀), θ_f trained on the forget set (Ilharco et al., arXiv 2212.04089)."""
     learned = trainer.train(trainer.copy_model(), trainer.select())
@@ -72,7 +80,7 @@ def _negate(trainer: Trainer, settings: Settings) -> Any:
     return model
 
 
-@_procedure("generic-labels", alpha=5.0, reinforce_epochs=3.0)
+@_procedure("generic-labels", is_adapted=False, alpha=5.0, reinforce_epochs=3.0)
 def _learn_generic_labels(trainer: Trainer, settings: Settings) -> Any:
     """Who's Harry Potter: learn argmax(v₀ − α ReLU(v₊ − v₀)), v₊ of a model reinforced on the forget set (arXiv 2310.02238, eq. 1)."""
     masks = trainer.select()
@@ -106,7 +114,7 @@ def _prune_rows(trainer: Trainer, settings: Settings) -> Any:
     return _train(trainer, settings)
 
 
-@_procedure("fila")
+@_procedure("fila", is_adapted=True)
 def _train_from_fisher(trainer: Trainer, settings: Settings) -> Any:
     """LoKU's initialisation: adapters begin as the part of W that matters to the forget set (arXiv 2408.06621).
 

@@ -58,12 +58,6 @@ def _select_all(gradients: Gradients, settings: Settings) -> Masks:
     return dict.fromkeys(_name(gradients.model))
 
 
-@_subset("mlp")
-def _select_mlp(gradients: Gradients, settings: Settings) -> Masks:
-    """The weights of the feed-forward blocks."""
-    return {name: None for name in _name(gradients.model) if ".mlp." in name}
-
-
 @_subset("down", depth=0.5, layers=3)
 def _select_down(gradients: Gradients, settings: Settings) -> Masks:
     """Down projections of some layers up to one at a part of the depth (RMU: three)."""

@@ -23,7 +23,7 @@ from unlearn_guard.benchmarks.editing.losses import (
     Pass,
 )
 from unlearn_guard.benchmarks.editing.subsets import SUBSETS, Gradients, Masks, find_layer
-from unlearn_guard.guard.errors import SettingsError
+from unlearn_guard.guard.errors import DataError, SettingsError
 from unlearn_guard.guard.rows import Row
 from unlearn_guard.serving.transformers.engine import ReferenceEngine
 
@@ -73,13 +73,17 @@ class Trainer:
     def __init__(
         self, engine: ReferenceEngine, method: EditingMethod, forget: Sequence[Row], retain: Sequence[Row]
     ) -> None:
-        """Raise UnknownNameError for an unknown loss, subset or rule, SettingsError for a setting that nothing reads."""
+        """Raise UnknownNameError for an unknown loss, subset or rule, SettingsError for a setting that nothing reads, DataError for no rows."""
         self.engine, self.method = engine, method
         self.forget_rows = [row for row in forget if row.answer and row.query]
         self.source = Source(forget, retain)
         self.rng = random.Random(method.seed)
         self.forget_pairs = [self.encode(row.query, row.answer) for row in self.forget_rows]
         self.retain_pairs = [self.encode(row.query, row.answer) for row in retain if row.answer and row.query]
+        if not self.forget_pairs:
+            raise DataError("no row to forget has a question and an answer", value=len(forget))
+        if method.retain_loss != "none" and not self.retain_pairs:
+            raise DataError("no row to keep has a question and an answer", value=len(retain))
         self.subset = SUBSETS[method.subset]
         losses = (FORGET_LOSSES[method.forget_loss], RETAIN_LOSSES[method.retain_loss])
         if any(OTHER in loss.needs for loss in losses):
@@ -208,13 +212,12 @@ class Trainer:
                 before = self.run(self.engine.model, pairs, states=states)
         return Batch(self.run(model, pairs, states=states), before, direction=direction if states else None)
 
-    def _read(self, known: Mapping[str, float] | None) -> dict[str, float]:
-        known = known or {}
+    def _read(self, known: Mapping[str, float]) -> dict[str, float]:
         return {name: float(self.method.settings.get(name, value)) for name, value in known.items()}
 
     def check_settings(self, procedure: Mapping[str, float]) -> None:
         """Raise SettingsError for a setting that nothing reads."""
         losses = (FORGET_LOSSES[self.method.forget_loss], RETAIN_LOSSES[self.method.retain_loss])
-        known = {*_GENERAL, *procedure, *self.subset.settings}.union(*(loss.settings or {} for loss in losses))
+        known = {*_GENERAL, *procedure, *self.subset.settings}.union(*(loss.settings for loss in losses))
         if unknown := sorted(set(self.method.settings) - known):
             raise SettingsError("setting of an editing method", value=unknown[0], allowed=", ".join(sorted(known)))

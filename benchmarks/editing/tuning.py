@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -92,7 +91,7 @@ def _try(
     start = time.perf_counter()
     result: dict[str, Any] = {"values": dict(trial)}
     try:
-        edited = edit_weights(engine, replace(method, seed=0), suite.forget_rows, suite.retain_rows)
+        edited = edit_weights(engine, method, suite.forget_rows, suite.retain_rows)
     except DivergedError as error:
         return {**result, "score": 0.0, "diverged": str(error)}
     forget, retain = _measure(edited, suite.sets["forget.unseen"]), _measure(edited, suite.sets["retain"])

@@ -19,7 +19,7 @@ from unlearn_guard.benchmarks.subjects import SUBJECTS
 def report(tmp_path_factory: pytest.TempPathFactory, models: Any) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("bench") / "report.json"
     names = ["none", "retain-only", "name-match", "refusal", "eco", "eco-span", "eco-swap"]
-    found = run_bench(suite="world", profile="smoke", methods=names, out=out)
+    found = run_bench(suite="world", profile="smoke", methods=names, out=out, fresh=True)
     return {**found, "out": out}
 
 

@@ -59,9 +59,8 @@ def undial() -> float:
 
 
 def ceu() -> float:
-    first = -(0.25 / 0.5 * log(0.25)) * 2
-    second = -(0.2 / 0.3 * log(0.2) + 0.1 / 0.3 * log(0.1))
-    return (first + second) / 2
+    """The first token of an answer does not count."""
+    return -(0.2 / 0.3 * log(0.2) + 0.1 / 0.3 * log(0.1))
 
 
 def kl() -> float:
@@ -120,7 +119,7 @@ def test_total_variation_falls_where_the_other_answer_gains() -> None:
 @pytest.mark.parametrize("name", [name for name in FORGET_LOSSES if name not in ("rmu",)])
 def test_prompt_tokens_have_no_gradient(batch: Batch, name: str) -> None:
     loss = FORGET_LOSSES[name]
-    settings = dict(loss.settings or {})
+    settings = dict(loss.settings)
     loss.compute(batch, settings).backward()
     seen = [part for part in (batch.model, batch.other) if part is not None and part.logits.grad is not None]
     assert seen

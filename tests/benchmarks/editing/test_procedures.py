@@ -11,7 +11,7 @@ import torch
 from unlearn_guard.benchmarks.editing.catalogue import list_methods, load_method
 from unlearn_guard.benchmarks.editing.procedures import PROCEDURES, edit_weights
 from unlearn_guard.benchmarks.editing.trainer import DivergedError, EditingMethod, Trainer
-from unlearn_guard.guard.errors import SettingsError, UnknownNameError
+from unlearn_guard.guard.errors import DataError, SettingsError, UnknownNameError
 
 
 def weights(engine: Any) -> dict[str, torch.Tensor]:
@@ -123,6 +123,8 @@ def test_divergence_is_an_error_of_its_own(tiny: Any, rows: Any) -> None:
         (EditingMethod("ga", procedure="negat"), UnknownNameError, "negate"),
         (EditingMethod("dpo"), UnknownNameError, "other answers.*unknown"),
         (EditingMethod("npo", settings={"gamma": 1.0}), SettingsError, "'gamma' — allowed: beta, depth"),
+        (EditingMethod("learn", subset="lora", procedure="negate"), SettingsError, "'lora' — allowed: all"),
+        (EditingMethod("ihl", procedure="fila"), SettingsError, "'all' — allowed: lora, memflex"),
     ],
 )
 def test_wrong_names_are_found_before_anything_is_trained(
@@ -130,3 +132,10 @@ def test_wrong_names_are_found_before_anything_is_trained(
 ) -> None:
     with pytest.raises(kind, match=said):
         edit_weights(tiny, method, *rows)
+
+
+def test_no_rows_are_an_error(tiny: Any, rows: Any) -> None:
+    with pytest.raises(DataError, match="no row to forget"):
+        edit_weights(tiny, EditingMethod("ga"), [], rows[1])
+    with pytest.raises(DataError, match="no row to keep"):
+        edit_weights(tiny, EditingMethod("ga", "nll"), rows[0], [])
