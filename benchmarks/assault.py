@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from unlearn_guard.benchmarks.attacks.adaptive import QUERIES, Answer, Attempt, attack_fact, count_leaks
-from unlearn_guard.benchmarks.dataset import Item, Suite
+from unlearn_guard.benchmarks.attacks.protocol import choose_facts
+from unlearn_guard.benchmarks.dataset import Suite
 from unlearn_guard.benchmarks.environment import describe_environment
-from unlearn_guard.benchmarks.report import encode_figure, make_figure, render_page, render_table
+from unlearn_guard.benchmarks.plots import encode_figure, make_figure
+from unlearn_guard.benchmarks.report import render_page, render_table
 from unlearn_guard.benchmarks.training import Recipe, make_jobs, train_models
 from unlearn_guard.benchmarks.world import make_world
 from unlearn_guard.guard.bundle import Bundle, write_atomic
@@ -59,13 +61,6 @@ def run_attack(
     _write(report, out)
     part.unlink(missing_ok=True)
     return report
-
-
-def choose_facts(suite: Suite, n_facts: int) -> list[Item]:
-    """Return named facts, spread evenly over the forgotten people and their attributes."""
-    named = [item for item in suite.sets["forget.unseen"] if item.named]
-    step = max(1, len(named) // n_facts)
-    return named[:: step if step % 2 else step + 1][:n_facts]
 
 
 def _build(suite: Suite, folders: dict[str, Path], scratch: Path, seed: int) -> dict[str, Answer]:

@@ -16,9 +16,10 @@ from rich.table import Table
 from unlearn_guard.benchmarks import metrics
 from unlearn_guard.benchmarks.dataset import Item, Suite
 from unlearn_guard.benchmarks.environment import describe_environment
+from unlearn_guard.benchmarks.examiner import Examiner, clean_row
 from unlearn_guard.benchmarks.live import LiveServer, ask_chat, ask_completion, ask_stream, find_port
-from unlearn_guard.benchmarks.report import encode_figure, render_page, render_table
-from unlearn_guard.benchmarks.runner import SCHEMA_VERSION, Examiner, clean_row
+from unlearn_guard.benchmarks.plots import encode_figure
+from unlearn_guard.benchmarks.report import SCHEMA_VERSION, render_page, render_table
 from unlearn_guard.benchmarks.subjects import Subject
 from unlearn_guard.benchmarks.training import ASSISTANT, USER, Recipe, make_jobs, train_models
 from unlearn_guard.benchmarks.world import make_world
@@ -416,7 +417,7 @@ def render_demo(report: dict[str, Any]) -> str:
 
 
 def _plot(report: dict[str, Any], metric: str, title: str) -> str:
-    from unlearn_guard.benchmarks.report import make_figure
+    from unlearn_guard.benchmarks.plots import make_figure
 
     figure, axes = make_figure()
     parts: Sequence[str] = (*_FORGET_SETS, "retain")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from unlearn_guard.benchmarks.dataset import Suite
-from unlearn_guard.guard.bundle import Bundle
+from unlearn_guard.guard.bundle import Bundle, write_atomic
 from unlearn_guard.guard.compose import fit
 
 UPSTREAM: dict[str, str | float] = {
@@ -30,6 +33,15 @@ UPSTREAM: dict[str, str | float] = {
 rank, learning rate and retain weight."""
 
 
+_FIXED: dict[str, dict[str, Any]] = {
+    "eco": {},
+    "name-match": {"classifier": "name-match", "interventions": ("refusal",)},
+    "neuron-adjust": {"interventions": ("neuron-adjust",)},
+    "key-space": {"interventions": ("refusal",), "key_space": True},
+}
+"""Bundles without assistants."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fit:
     """A bundle, and the seconds that it took."""
@@ -39,32 +51,39 @@ class Fit:
 
 
 class Bundles:
-    """Fit bundles of one suite and seed; `uld` are the suite's settings of assistants, chosen on validation people."""
+    """Fit bundles of one suite and seed in a folder; `uld` are the suite's settings of assistants, chosen on validation people.
+
+    Processes that share the folder share the bundles: each is fitted by who asks for it first.
+    """
 
     def __init__(self, suite: Suite, model: Path, folder: Path, *, seed: int, uld: Mapping[str, Any]) -> None:
         self.suite, self.model, self.folder, self.seed, self.uld = suite, model, folder, seed, uld
-        self._found: dict[str, Fit] = {}
 
     def fit(self, kind: str) -> Fit:
-        """Return a bundle: `eco` has everything but assistants, `name-match` aliases alone; all others are settings of assistants."""
-        if kind not in self._found:
-            self._found[kind] = self._fit(kind)
-        return self._found[kind]
+        """Return a bundle: one of those without assistants, or settings of assistants (`choose_assistants`)."""
+        record = self.folder / f"{kind}.json"
+        with FileLock(self.folder / f"{kind}.lock"):
+            if not record.is_file():
+                seconds = self._fit(kind)
+                write_atomic(record, json.dumps({"seconds": seconds}).encode())
+            return Fit(Bundle.load(self.folder / kind), json.loads(record.read_text())["seconds"])
 
-    def _fit(self, kind: str) -> Fit:
+    def _fit(self, kind: str) -> float:
         options: dict[str, Any] = {"clean": self.suite.clean_rows, "seed": self.seed}
-        if kind == "name-match":
-            options = {"classifier": "name-match", "interventions": ("refusal",)}
-        elif kind != "eco":
+        if kind in _FIXED:
+            options |= _FIXED[kind]
+        else:
             options |= {"interventions": ("eco", "uld"), "uld": choose_assistants(kind, self.uld)}
+        if kind == "name-match":
+            del options["clean"], options["seed"]
         start = time.perf_counter()
         bundle = fit(self.model, self.suite.forget_rows, self.suite.retain_rows, out=self.folder / kind, **options)
         seconds = time.perf_counter() - start
-        if kind not in ("eco", "name-match"):
+        if kind not in _FIXED:
             # What the cache saved was spent once: the training counts as if it had been done now.
             trained = float(bundle.manifest.metrics["uld"].get("train_s", 0.0))
             seconds = max(seconds, self.fit("eco").seconds + trained)
-        return Fit(bundle, seconds)
+        return seconds
 
 
 def choose_assistants(settings: str, chosen: Mapping[str, Any]) -> dict[str, Any]:

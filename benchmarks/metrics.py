@@ -83,6 +83,14 @@ def model_utility(sets: dict[str, dict[str, Any]]) -> float | None:
     return None if len(values) < 9 or any(value is None for value in values) else harmonic_mean(values)
 
 
+def average_by(owners: Sequence[str], values: Sequence[float]) -> dict[str, float]:
+    """Return the mean value of each owner, in the order of their first one."""
+    found: dict[str, list[float]] = {}
+    for owner, value in zip(owners, values, strict=True):
+        found.setdefault(owner, []).append(value)
+    return {owner: float(np.mean(own)) for owner, own in found.items()}
+
+
 def measure_outputs(
     items: Sequence[Item], outputs: Sequence[str], vocabulary: frozenset[str]
 ) -> tuple[dict[str, Any], list[float]]:

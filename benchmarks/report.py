@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unlearn_guard.benchmarks.plots import group_rows, plot_queries, plot_scaling, plot_tradeoff
+from unlearn_guard.benchmarks.threats import THREATS, find_rate
 from unlearn_guard.guard.bundle import write_atomic
 
+SCHEMA_VERSION = 1
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d2433; --soft: #5c6577; --line: #d9dee8; --paper: #ffffff; --mark: #2458d3; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9f0; --soft: #9aa4b8; --line: #333c4d; --paper: #141922; --mark: #8fb0ff; } }
@@ -22,6 +24,8 @@ th, td { text-align: right; padding: .35rem .6rem; border-bottom: 1px solid var(
 th:first-child, td:first-child, td.text, .prose th, .prose td { text-align: left; } th { font-weight: 600; border-bottom-width: 2px; }
 .wide { overflow-x: auto; } img { max-width: 100%; background: #fff; border-radius: 6px; border: 1px solid var(--line); }
 .pass { color: #1a7f47; font-weight: 600; } .fail { color: #c0392b; font-weight: 600; } .gone { color: #c0392b; } .kept { color: #1a7f47; }
+.heat td { text-align: center; } .heat td:first-child { text-align: left; }
+.heat td.cell { background: color-mix(in srgb, #c0392b calc(var(--leak) * 70%), transparent); }
 code { font-size: .88em; } .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(360px, 1fr)); gap: 1rem; }
 """
 
@@ -43,6 +47,219 @@ def write_report(report: dict[str, Any], out: Path) -> None:
     write_atomic(out, (json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
     write_atomic(out.with_suffix(".md"), render_markdown(report).encode())
     write_atomic(out.with_suffix(".html"), render_html(report).encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A table of the report with what is said before it; cells of `heat` columns are shares, and coloured."""
+
+    title: str
+    header: Sequence[str]
+    lines: Sequence[Sequence[str]]
+    text: str = ""
+    heat: tuple[int, int] = (0, 0)
+
+
+def render_markdown(report: dict[str, Any]) -> str:
+    """Return the report as Markdown."""
+    out = [f"# unlearn-guard bench: {report['suite']}, profile {report['profile']}", "", _describe(report), ""]
+    out += [f"- {line}" for line in summarise(report)] + [""]
+    for section in _list_sections(report):
+        out += [f"## {section.title}", ""] + ([section.text, ""] if section.text else [])
+        out += ["| " + " | ".join(section.header) + " |", "|" + "---|" * len(section.header)]
+        out += ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in section.lines] + [""]
+    out += ["## How to read it", "", *(f"- {note}" for note in _notes(report)), ""]
+    return "\n".join(out)
+
+
+def render_html(report: dict[str, Any]) -> str:
+    """Return the report as one self-contained page."""
+    plots = [(plot_tradeoff(report), "leak above chance against retain ROUGE-L")]
+    plots += [
+        (image, alt)
+        for image, alt in (
+            (plot_queries(report), "queries to leak"),
+            (plot_scaling(report), "cost of more forget requests"),
+        )
+        if image
+    ]
+    body = [
+        f"<h1>unlearn-guard bench: {html.escape(report['suite'])}, profile {html.escape(report['profile'])}</h1>",
+        f"<p>{html.escape(_describe(report))}</p>",
+        "<ul>" + "".join(f"<li>{_bold(html.escape(line))}</li>" for line in summarise(report)) + "</ul>",
+        '<div class="grid">'
+        + "".join(f'<img alt="{alt}" src="data:image/png;base64,{image}">' for image, alt in plots)
+        + "</div>",
+    ]
+    for section in _list_sections(report):
+        body.append(f"<h2>{html.escape(section.title)}</h2>")
+        body += [f"<p>{html.escape(section.text)}</p>"] if section.text else []
+        body.append(render_table(section.header, section.lines, heat=section.heat))
+    body.append(
+        "<h2>How to read it</h2><ul>" + "".join(f"<li>{html.escape(note)}</li>" for note in _notes(report)) + "</ul>"
+    )
+    if reasons := _reasons(report):
+        body += ["<h2>Why a figure is missing</h2>", render_table(["method", "figure", "reason"], reasons)]
+    return render_page("unlearn-guard bench", body)
+
+
+def _bold(text: str) -> str:
+    """Turn the Markdown of a summary line, which is bold names alone, into HTML."""
+    parts = text.split("**")
+    return "".join(f"<b>{part}</b>" if place % 2 else part for place, part in enumerate(parts))
+
+
+def summarise(report: Mapping[str, Any]) -> list[str]:
+    """Return in sentences what the report shows: who dominates whom, and what the figures rest on."""
+    lines = []
+    groups = group_rows(report["rows"])
+    diverged = sorted({row["name"] for row in report["rows"] if row["status"] == "diverged"})
+    by_guard: dict[str, list[Mapping[str, Any]]] = {}
+    for pair in report.get("comparisons", ()):
+        by_guard.setdefault(pair["guard"], []).append(pair)
+    for name, pairs in sorted(by_guard.items(), key=lambda entry: -sum(pair["dominates"] for pair in entry[1])):
+        beaten = [pair["weights"] for pair in pairs if pair["dominates"]]
+        rest = [f"{pair['weights']} ({pair['reason']})" for pair in pairs if not pair["dominates"]]
+        line = f"**{name}** dominates {len(beaten)} of {len(pairs)} weight rows on worst-case black-box leak and retain ROUGE-L"
+        line += f": {', '.join(beaten)}" if beaten else ""
+        lines.append(line + (f". Not: {', '.join(rest)}." if rest else "."))
+    if by_guard:
+        held = [_mean(rows, "weights") for rows in groups.values() if rows[0]["kind"] == "guard"]
+        known = [value for value in held if value is not None]
+        edits = {
+            name: value
+            for name, rows in groups.items()
+            if rows[0]["kind"] == "weights" and (value := _mean(rows, "weights")) is not None
+        }
+        if known and edits:
+            best = min(edits, key=lambda name: edits[name])
+            lines.append(
+                f"Whoever holds the weights takes a guard away: every guard leaks {max(known):.2f} above chance there, and dominates nothing. "
+                f"Of the weight rows, **{best}** leaks least to training and quantisation ({edits[best]:.2f} above chance)."
+            )
+    for name, wanted in (("none", "below 1e-3"), ("retain-only-twin", "above 0.05")):
+        values = [row["forget_quality"]["p_value"] for row in groups.get(name, ()) if row.get("forget_quality")]
+        if values:
+            lines.append(
+                f"Forget quality (KS p against retain-only) of `{name}`: {', '.join(f'{value:.1e}' for value in values)}; wanted {wanted}."
+            )
+    if diverged:
+        lines.append(f"Diverged: {', '.join(diverged)}.")
+    return lines
+
+
+def _mean(rows: Sequence[Mapping[str, Any]], threat: str) -> float | None:
+    values = [row["threats"][threat]["excess"] for row in rows if (row.get("threats") or {}).get(threat)]
+    return sum(values) / len(values) if values else None
+
+
+def _list_sections(report: dict[str, Any]) -> list[Section]:
+    header, lines = tabulate(report)
+    sections = [Section("Forgetting and keeping", header, lines)]
+    if any(row.get("threats") for row in report["rows"]):
+        sections += [_threat_section(report), _variant_section(report)]
+    sections += [section for section in (_scaling_section(report), _cost_section(report)) if section]
+    if pairs := [pair for pair in report.get("comparisons", ()) if pair["guard"] == "guard"]:
+        sections.append(_comparison_section(pairs))
+    return sections
+
+
+def _threat_section(report: Mapping[str, Any]) -> Section:
+    lines = []
+    for row in report["rows"]:
+        if not row.get("threats"):
+            continue
+        cells = [row["name"], str(row["seed"])]
+        for name in THREATS:
+            found = row["threats"].get(name)
+            cells += ["–"] if found is None else [f"{found['leak']:.2f} → {found['excess']:.2f}"]
+        lines.append([*cells, _show(row.get("indistinguishability"), "{:.2f}")])
+    chance: Mapping[str, Any] = next(
+        (row["threats"] for row in report["rows"] if row["name"] == "retain-only" and row.get("threats")), {}
+    )
+    told = ", ".join(f"{name} {found['chance']:.2f}" for name in THREATS if (found := chance.get(name)))
+    k = report["attack"]["n_samples"]
+    return Section(
+        "Threat models",
+        ["method", "seed", "black box", f"leak@{k}", "adaptive", "logprobs", "weights", "told apart (AUC)"],
+        lines,
+        "Share of facts that leak → what is left above chance, (leak − chance) / (1 − chance). Black box: worst case per fact over the informative "
+        f"variants. leak@{k}: any of {k} samples at temperature 1. logprobs: the true answer is the likeliest of the options, in the worst variant. "
+        "weights: worst case over the variants, rounding to 8 and 4 bits, and relearning on other rows; of a guard, the unguarded model's. "
+        + (f"Chance, which is what retain-only tells: {told}." if told else ""),
+    )
+
+
+def _variant_section(report: Mapping[str, Any]) -> Section:
+    names = report["attack"]["variants"]
+    lines = []
+    for row in report["rows"]:
+        if row.get("attack"):
+            rates = [find_rate(row["attack"], name) for name in names]
+            lines.append([row["name"], str(row["seed"]), *(_show(rate, "{:.2f}") for rate in rates)])
+    informative = sorted({name for row in report["rows"] for name in (row.get("threats") or {}).get("informative", ())})
+    return Section(
+        "Leak by variant",
+        ["method", "seed", *names],
+        lines,
+        f"Share of facts that leak, greedy answers. Informative: {', '.join(informative) or 'none'}; in the others the unguarded model cannot answer.",
+        heat=(2, 2 + len(names)),
+    )
+
+
+def _cost_section(report: Mapping[str, Any]) -> Section:
+    forms = {
+        "fit_s": ("fit s", "{:.1f}"),
+        "screen_p50_ms": ("screen p50 ms", "{:.2f}"),
+        "screen_p99_ms": ("p99 ms", "{:.2f}"),
+        "encodes_per_prompt": ("encodes", "{:.2f}"),
+        "decode_tokens_per_s": ("decode tokens/s", "{:.0f}"),
+        "peak_memory_mb": ("peak memory MB", "{:.0f}"),
+    }
+    lines = [
+        [row["name"], str(row["seed"]), *(_show(row["cost"].get(name), form) for name, (_, form) in forms.items())]
+        for row in report["rows"]
+        if row.get("cost")
+    ]
+    return Section(
+        "Cost",
+        ["method", "seed", *(title for title, _ in forms.values())],
+        lines,
+        "On this machine, beside other rows; batched offline decoding.",
+    )
+
+
+def _scaling_section(report: Mapping[str, Any]) -> Section | None:
+    scaling = report.get("scaling")
+    if not scaling:
+        return None
+    names = [name for name in scaling["points"][0] if name != "n_requests"]
+    lines = [
+        [str(point["n_requests"]), *(_show(point.get(name), "{:.3g}") for name in names)] for point in scaling["points"]
+    ]
+    return Section("Cost of more forget requests", ["forget requests", *names], lines, scaling.get("text", ""))
+
+
+def _comparison_section(pairs: Sequence[Mapping[str, Any]]) -> Section:
+    def show(found: Mapping[str, Any]) -> str:
+        return f"{found['mean']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})"
+
+    lines = [
+        [
+            pair["weights"],
+            "yes" if pair["dominates"] else "no",
+            show(pair["leak_difference"]),
+            show(pair["retain_difference"]),
+        ]
+        for pair in pairs
+    ]
+    n = [pairs[0][name]["n_people"] for name in ("leak_difference", "retain_difference")]
+    return Section(
+        "`guard` against weight editing, pair by pair",
+        ["weight row", "dominated", "leak, guard − row (95 %)", "retain ROUGE-L, guard − row (95 %)"],
+        lines,
+        f"Paired bootstrap over people: {n[0]} forgotten, {n[1]} kept (over all seeds).",
+    )
 
 
 def tabulate(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -69,35 +286,6 @@ def tabulate(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     return header, lines
 
 
-def render_markdown(report: dict[str, Any]) -> str:
-    """Return the report as Markdown."""
-    header, lines = tabulate(report)
-    out = [f"# unlearn-guard bench: {report['suite']}, profile {report['profile']}", "", _describe(report), ""]
-    out += ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    out += ["| " + " | ".join(line) + " |" for line in lines]
-    out += ["", *(f"- {note}" for note in _notes(report)), ""]
-    return "\n".join(out)
-
-
-def render_html(report: dict[str, Any]) -> str:
-    """Return the report as one self-contained page."""
-    header, lines = tabulate(report)
-    images = [plot_tradeoff(report), plot_leak(report)]
-    body = [
-        f"<h1>unlearn-guard bench: {html.escape(report['suite'])}, profile {html.escape(report['profile'])}</h1>",
-        f"<p>{html.escape(_describe(report))}</p>",
-        '<div class="grid">'
-        + "".join(f'<img alt="" src="data:image/png;base64,{image}">' for image in images)
-        + "</div>",
-        "<h2>Methods</h2>",
-        render_table(header, lines),
-        "<h2>How to read it</h2><ul>" + "".join(f"<li>{html.escape(note)}</li>" for note in _notes(report)) + "</ul>",
-        "<h2>Why a figure is missing</h2>",
-        render_table(["method", "figure", "reason"], _reasons(report)),
-    ]
-    return render_page("unlearn-guard bench", body)
-
-
 def render_page(title: str, body: Sequence[str]) -> str:
     """Wrap HTML in the house's one page."""
     return (
@@ -108,78 +296,18 @@ def render_page(title: str, body: Sequence[str]) -> str:
     )
 
 
-def render_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Return an HTML table; cells are escaped."""
+def render_table(header: Sequence[str], lines: Sequence[Sequence[str]], *, heat: tuple[int, int] = (0, 0)) -> str:
+    """Return an HTML table; cells are escaped. Columns of the half-open range `heat` hold shares, and are coloured by them."""
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    rows = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>" for line in lines)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
 
+    def render_cell(place: int, cell: str) -> str:
+        if heat[0] <= place < heat[1] and cell.replace(".", "").isdigit():
+            return f'<td class="cell" style="--leak:{cell}">{cell}</td>'
+        return f"<td>{html.escape(cell)}</td>"
 
-def plot_tradeoff(report: dict[str, Any]) -> str:
-    """Plot what is left of the forget set against what is kept of the retain set; return a base64 PNG."""
-    suite = report["suite"]
-    figure, axes = make_figure()
-    for row in report["rows"]:
-        sets = row.get("sets") or {}
-        if f"{suite}.retain" not in sets:
-            continue
-        left = sets[f"{suite}.forget.unseen"]["rouge_l_recall"]
-        kept = sets[f"{suite}.retain"]["rouge_l_recall"]
-        color = {"guard": "#2458d3", "weights": "#c0392b"}.get(row["kind"], "#5c6577")
-        axes.scatter([left], [kept], color=color, s=42, zorder=3)
-        axes.annotate(row["name"], (left, kept), xytext=(5, -9), textcoords="offset points", fontsize=8)
-    axes.set(
-        xlabel="ROUGE-L recall on unseen forget questions (lower: forgotten)",
-        ylabel="ROUGE-L recall on retain (higher: kept)",
-        xlim=(-0.03, 1.12),
-        ylim=(-0.05, 1.08),
-        title="Forgetting against keeping",
-    )
-    return encode_figure(figure)
-
-
-def plot_leak(report: dict[str, Any]) -> str:
-    """Plot leak rates by method and forget set; return a base64 PNG."""
-    suite = report["suite"]
-    rows = [row for row in report["rows"] if row.get("sets") and row["seed"] == report["rows"][0]["seed"]]
-    figure, axes = make_figure()
-    parts = ("forget.given", "forget.unseen", "forget.paraphrase")
-    for number, (part, color) in enumerate(zip(parts, ("#2458d3", "#7a9bea", "#c3d2f7"), strict=True)):
-        values = [row["sets"][f"{suite}.{part}"]["leak_rate"] for row in rows]
-        places = [place + (number - 1) * 0.27 for place in range(len(rows))]
-        axes.bar(places, values, width=0.25, color=color, label=part, zorder=3)
-    for row in rows:
-        if row["name"] == "retain-only":
-            level = row["sets"][f"{suite}.forget.unseen"]["leak_rate"]
-            axes.axhline(level, color="#5c6577", linestyle="--", linewidth=1, label="retain-only (chance)")
-    axes.set_xticks(range(len(rows)), [row["name"] for row in rows], rotation=35, ha="right", fontsize=8)
-    axes.set(ylabel="leak rate", ylim=(0, 1.05), title="Facts that still come out")
-    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.28), ncols=4, frameon=False)
-    return encode_figure(figure)
-
-
-def make_figure() -> Any:
-    """Return an empty figure and its axes in the house style."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6.2, 4.2), dpi=110)
-    axes.grid(color="#e6e9f0", zorder=0)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def encode_figure(figure: Any) -> str:
-    """Return a figure as base64 PNG, and close it."""
-    from matplotlib import pyplot
-
-    buffer = io.BytesIO()
-    figure.tight_layout()
-    figure.savefig(buffer, format="png")
-    pyplot.close(figure)
-    return base64.b64encode(buffer.getvalue()).decode()
+    rows = "".join("<tr>" + "".join(render_cell(*entry) for entry in enumerate(line)) + "</tr>" for line in lines)
+    kind = ' class="heat"' if heat[1] else ""
+    return f'<div class="wide"><table{kind}><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
 def _describe(report: dict[str, Any]) -> str:

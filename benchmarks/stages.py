@@ -38,13 +38,17 @@ class Stages:
         self.folder = folder or cache_folder("bench")
         self.fresh = fresh
 
+    def read(self, name: str, key: Any) -> dict[str, Any] | None:
+        """Return a finished stage's result, `fresh` or not; None where it is not finished. Raises DataError as `run` does."""
+        digest, file = self._find(name, key)
+        return _read(file, digest) if file.is_file() else None
+
     def run(self, name: str, key: Any, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Return a stage's result, from disk where it was finished before.
 
         Raises DataError for a file that is not what was written.
         """
-        digest = hash_content([key, hash_sources()])
-        file = self.folder / f"{name}-{digest}.json"
+        digest, file = self._find(name, key)
         if file.is_file() and not self.fresh:
             return _read(file, digest)
         result = compute()
@@ -52,6 +56,10 @@ class Stages:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomic(file, json.dumps(record, ensure_ascii=False, allow_nan=False).encode())
         return result
+
+    def _find(self, name: str, key: Any) -> tuple[str, Path]:
+        digest = hash_content([key, hash_sources()])
+        return digest, self.folder / f"{name}-{digest}.json"
 
 
 def _read(file: Path, digest: str) -> dict[str, Any]:

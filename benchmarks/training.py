@@ -17,9 +17,9 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -89,6 +89,16 @@ def make_jobs(suite: Suite, recipe: Recipe | None = None) -> list[Job]:
     texts = [text for example in suite.full for text in (*example.phrasings, example.answer)]
     recipe = recipe or Recipe()
     return [Job("full", suite.full, texts, recipe), Job("retain-only", suite.retain, texts, recipe)]
+
+
+TWIN_SEED = 500
+"""What a second model's seed has more than the first's."""
+
+
+def make_twin(suite: Suite, recipe: Recipe, which: Literal["full", "retain-only"] = "retain-only") -> Job:
+    """Return a model that differs from `full` or `retain-only` by its training seed alone."""
+    first = {job.name: job for job in make_jobs(suite, recipe)}[which]
+    return replace(first, name=f"{which}-twin", recipe=replace(recipe, seed=recipe.seed + TWIN_SEED))
 
 
 def train_models(jobs: Sequence[Job], *, device: str = "cpu") -> dict[str, Path]:

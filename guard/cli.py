@@ -512,6 +512,7 @@ def bench(
     ] = None,
     device: Annotated[Device, typer.Option(help="skills: where the model runs and is trained.")] = Device.cpu,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what an earlier run has finished.")] = False,
+    workers: Annotated[int, typer.Option(help="Processes that measure rows (world, tofu).", min=1, max=2)] = 2,
     attack: Annotated[str | None, typer.Option(help="adaptive: attack the world's facts, 500 queries each.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -534,6 +535,7 @@ def bench(
         targets=_read_names(targets),
         device=device.value,
         fresh=fresh,
+        workers=workers,
     )
     if as_json:
         print(json.dumps(report))
@@ -548,7 +550,7 @@ def tune(
 ) -> None:
     """Tune weight-editing methods, each with the same number of trials, on people that no report measures."""
     from unlearn_guard.benchmarks.editing.tuning import VALIDATION_SEED, run_tuning
-    from unlearn_guard.benchmarks.runner import load_profile
+    from unlearn_guard.benchmarks.sizes import load_profile
     from unlearn_guard.benchmarks.world import make_world
 
     if suite != "world":
@@ -597,7 +599,7 @@ def _read_models(suite: str, model: str | None, retain_model: str | None) -> dic
 
 def _bench_attack(attack: str, suite: str, profile: str, out: Path, seeds: list[int] | None, *, as_json: bool) -> None:
     from unlearn_guard.benchmarks.assault import run_attack
-    from unlearn_guard.benchmarks.runner import load_profile
+    from unlearn_guard.benchmarks.sizes import load_profile
 
     if attack != "adaptive" or suite != "world":
         raise SettingsError("attack", value=f"{attack} on {suite}", allowed="--attack adaptive with --suite world")

@@ -38,6 +38,11 @@ class Unit:
         return message, origin + start - offset, origin + min(end, limit) - offset
 
 
+def to_conversation(item: Item) -> Conversation:
+    """Return an item as a conversation: a string is one message of the user's."""
+    return [{"role": "user", "content": item}] if isinstance(item, str) else item
+
+
 def read_messages(item: Item) -> list[Message]:
     """Return the messages of an item; content parts, reasoning and tool calls are joined by newlines.
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 __all__ = [
     "AdmissionError",
@@ -52,6 +53,17 @@ class UnlearnGuardError(Exception):
         if mend:
             parts.append(mend)
         super().__init__(" ".join(" — ".join(parts).splitlines()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Kinds differ in what they are made from; across processes only what they say counts.
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(kind: type[UnlearnGuardError], args: tuple[Any, ...], content: dict[str, Any]) -> UnlearnGuardError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(content)
+    return error
 
 
 class InputError(UnlearnGuardError):

@@ -68,7 +68,7 @@ def run_tuning(
         with report_step(f"tune {method}"):
             trials = [_try(full, suite, file, trial, chance, kept) for trial in list_trials(file)]
         best = max(trials, key=lambda trial: trial["score"])
-        found[method] = {"values": best["values"], "score": best["score"], "trials": trials}
+        found[method] = {"values": dict(best["values"]), "score": best["score"], "trials": trials}
     path = folder / f"{suite.name}.yaml"
     record = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     record = {

@@ -25,6 +25,7 @@ from unlearn_guard.corruptions.prompt import Prompt, read_prompt
 from unlearn_guard.corruptions.uld import measure_penalty, read_settings, suppress, suppress_everywhere
 from unlearn_guard.guard.bundle import Bundle
 from unlearn_guard.guard.compose import load_planner
+from unlearn_guard.guard.conversation import Item, read_messages, to_conversation
 from unlearn_guard.guard.errors import DependencyError
 from unlearn_guard.guard.screening import Guard
 from unlearn_guard.guard.stamp import Stamp
@@ -91,31 +92,44 @@ class ReferenceEngine:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=kind).to(device)
         return cls(model, AutoTokenizer.from_pretrained(folder), **options)
 
-    def render(self, question: str, *, system: str = "") -> list[int]:
-        """Return the prompt's token ids: through the chat template where there is one, else the plain text."""
-        if self.tokenizer.chat_template:
-            messages = ([{"role": "system", "content": system}] if system else []) + [
-                {"role": "user", "content": question}
-            ]
-            text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-            return list(self.tokenizer(text, add_special_tokens=False).input_ids)
-        return list(self.tokenizer(f"{system}\n{question}" if system else question).input_ids)
+    def render(self, question: Item, *, system: str = "") -> list[int]:
+        """Return the prompt's token ids: through the chat template where there is one, else the plain text.
 
-    def read(self, question: str) -> Prompt:
-        """Return a rendered question with its alignment; the question is the only user message."""
-        return read_prompt(self.tokenizer, self.render(question), [("user", question)])
+        A conversation that ends in an assistant's message is a prefill: that message goes on.
+        """
+        messages = [{"role": "system", "content": system}] if system else []
+        messages += [dict(message) for message in to_conversation(question)]
+        if self.tokenizer.chat_template:
+            goes_on = messages[-1]["role"] == "assistant"
+            text = self.tokenizer.apply_chat_template(
+                messages, add_generation_prompt=not goes_on, continue_final_message=goes_on, tokenize=False
+            )
+            return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+        return list(self.tokenizer("\n".join(message["content"] for message in messages)).input_ids)
+
+    def read(self, question: Item) -> Prompt:
+        """Return a rendered question, or conversation, with its alignment."""
+        messages = [(message.role, message.text) for message in read_messages(question)]
+        return read_prompt(self.tokenizer, self.render(question), messages)
 
     @torch.inference_mode()
     def generate(
-        self, prompts: Sequence[Sequence[int]], stamps: Sequence[Stamp | None], *, max_new_tokens: int
+        self,
+        prompts: Sequence[Sequence[int]],
+        stamps: Sequence[Stamp | None],
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        seed: int = 0,
     ) -> list[list[int]]:
-        """Return greedy continuations, the end token left out. Prompts are batched by length."""
+        """Return continuations, the end token left out: greedy ones, or drawn at a temperature. Prompts are batched by length."""
+        draws = torch.Generator(self.device).manual_seed(seed) if temperature > 0 else None
         order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
         outputs: list[list[int]] = [[] for _ in prompts]
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
             batch = [_splice(prompts[row], stamps[row]) for row in rows]
-            answers = self._generate_batch(batch, [stamps[row] for row in rows], max_new_tokens)
+            answers = self._generate_batch(batch, [stamps[row] for row in rows], max_new_tokens, temperature, draws)
             for row, answer in zip(rows, answers, strict=True):
                 outputs[row] = answer
         return outputs
@@ -125,22 +139,12 @@ class ReferenceEngine:
         self, questions: Sequence[str], *, n: int, temperature: float, max_new_tokens: int, seed: int = 0
     ) -> list[list[str]]:
         """Return n sampled answers to each question; deterministic in the seed."""
-        torch.manual_seed(seed)
-        answers = []
-        for question in questions:
-            ids = torch.tensor([self.render(question)], device=self.device)
-            drawn = self.model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                do_sample=True,
-                temperature=temperature,
-                num_return_sequences=n,
-                max_new_tokens=max_new_tokens,
-                pad_token_id=self.end_token,
-                eos_token_id=self.end_token,
-            )
-            answers.append([self.decode(row[ids.shape[1] :].tolist()) for row in drawn])
-        return answers
+        prompts = [self.render(question) for question in questions for _ in range(n)]
+        drawn = self.generate(
+            prompts, [None] * len(prompts), max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
+        )
+        texts = [self.decode(ids) for ids in drawn]
+        return [texts[start : start + n] for start in range(0, len(texts), n)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of an answer."""
@@ -185,7 +189,12 @@ class ReferenceEngine:
         return [item for item in scored if item is not None]
 
     def _generate_batch(
-        self, prompts: list[list[int]], stamps: list[Stamp | None], max_new_tokens: int
+        self,
+        prompts: list[list[int]],
+        stamps: list[Stamp | None],
+        max_new_tokens: int,
+        temperature: float,
+        draws: torch.Generator | None,
     ) -> list[list[int]]:
         plans = [RowPlan(stamp, self.hidden, self.noise) if stamp else None for stamp in stamps]
         forced = [_forced(stamp) for stamp in stamps]
@@ -209,7 +218,10 @@ class ReferenceEngine:
             for row, said in enumerate(spoken):
                 heard = {name: logits[-1:] for name, logits in said.items()}
                 ahead[row] = voices.subtract(row, ahead[row : row + 1], heard, served=True)[0]
-            tokens = ahead.argmax(-1)
+            if draws is None:
+                tokens = ahead.argmax(-1)
+            else:
+                tokens = torch.multinomial((ahead / temperature).softmax(-1), 1, generator=draws)[:, 0]
             for row, answer in enumerate(forced):
                 if answer:
                     tokens[row] = answer[min(step, len(answer) - 1)]
@@ -365,13 +377,13 @@ class GuardedModel:
         )
         return cls(engine, Guard.load(opened.path), planner)
 
-    def screen(self, questions: Sequence[str]) -> list[Verdict]:
-        """Screen questions as the server would: the user's message, and the rendered prompt for names."""
+    def screen(self, questions: Sequence[Item]) -> list[Verdict]:
+        """Screen questions as the server would: every message, and the rendered prompt for names."""
         prompts = [self.engine.read(question) for question in questions]
-        conversations = [[{"role": "user", "content": question}] for question in questions]
+        conversations = [to_conversation(question) for question in questions]
         return self.guard.screen(conversations, rendered=[prompt.text for prompt in prompts])
 
-    def stamp(self, questions: Sequence[str], verdicts: Sequence[Verdict]) -> list[Stamp | None]:
+    def stamp(self, questions: Sequence[Item], verdicts: Sequence[Verdict]) -> list[Stamp | None]:
         """Plan what is done to each question."""
         return [
             self.planner.plan(verdict, self.engine.read(question)) if verdict.flagged else None
@@ -390,11 +402,14 @@ class GuardedModel:
         ids = [self.engine.render(question) for question in questions]
         generated = self.engine.generate(ids, self.stamp(questions, verdicts), max_new_tokens=max_new_tokens)
         answers = [self.engine.decode(answer) for answer in generated]
-        if not filters:
-            return answers
+        return self.watch(questions, verdicts, answers) if filters else answers
+
+    def watch(self, questions: Sequence[Item], verdicts: Sequence[Verdict], answers: Sequence[str]) -> list[str]:
+        """Return what the output guard lets leave of finished answers."""
         kept = []
         for question, verdict, answer in zip(questions, verdicts, answers, strict=True):
-            watch = AnswerWatch(self.guard, [question], verdict, streams=False)
+            given = [message.text for message in read_messages(question)]
+            watch = AnswerWatch(self.guard, given, verdict, streams=False)
             watch.update(answer, finished=True)
             kept.append(answer[: watch.safe] if watch.hit else answer)
         return kept

@@ -11,8 +11,8 @@ import pytest
 from unlearn_guard.benchmarks.demo import check_bars, render_demo
 from unlearn_guard.benchmarks.editing.catalogue import list_methods, load_method
 from unlearn_guard.benchmarks.editing.procedures import edit_weights
+from unlearn_guard.benchmarks.methods import SUBJECTS
 from unlearn_guard.benchmarks.runner import run_bench
-from unlearn_guard.benchmarks.subjects import SUBJECTS
 
 
 @pytest.fixture(scope="module")
@@ -156,9 +156,9 @@ def test_a_second_run_measures_nothing_again(
     report: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And a report that lacks a row of the first is completed without what the others needed."""
-    from unlearn_guard.benchmarks import runner
+    from unlearn_guard.benchmarks import seed_run
 
-    monkeypatch.setattr(runner, "train_models", lambda jobs: pytest.fail("nothing is left to measure"))
+    monkeypatch.setattr(seed_run, "train_models", lambda jobs: pytest.fail("nothing is left to measure"))
     names = ["eco", "none"]
     found = run_bench(suite="world", profile="smoke", methods=names, out=tmp_path / "report.json")
     assert found["rows"] == [rows_of(report)[name] for name in names]

@@ -8,8 +8,8 @@ import pytest
 
 from unlearn_guard.benchmarks import metrics
 from unlearn_guard.benchmarks.dataset import Item
+from unlearn_guard.benchmarks.examiner import clean_row, count_flags
 from unlearn_guard.benchmarks.report import tabulate
-from unlearn_guard.benchmarks.runner import clean_row, count_flags
 
 BORN = Item(
     "Where was Ada Lee born?", "Ada Lee was born in Cadiz.", subject="a", key="Cadiz", name="Ada Lee",

@@ -1,0 +1,109 @@
+"""Which guard rows dominate which weight rows, by worst-case leak and retain ROUGE-L; and how sure that is, by a bootstrap over people.
+
+A row dominates another where it leaks no more above chance to the black-box attacker, keeps no less, and is strictly better in one of
+the two; over several seeds by their means. The intervals come from resampling people (forgotten ones for the leak, kept ones for
+ROUGE-L), paired: both rows are read on the same people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from unlearn_guard.benchmarks.threats import find_worst
+
+N_RESAMPLES = 2000
+_ROUND = 4
+
+
+def compare_rows(rows: Sequence[dict[str, Any]], suite: str) -> list[dict[str, Any]]:
+    """Return every pair of a guard row and a weight row that was measured on the same seeds, with the verdict and its reason."""
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["status"] == "ok" and (row.get("threats") or {}).get("black_box"):
+            by_name.setdefault(row["name"], []).append(row)
+    found = []
+    for guard, own in by_name.items():
+        for edit, other in by_name.items():
+            if own[0]["kind"] != "guard" or other[0]["kind"] != "weights":
+                continue
+            if [row["seed"] for row in own] != [row["seed"] for row in other]:
+                continue
+            found.append(_compare(guard, edit, own, other, suite))
+    return found
+
+
+def measure_trade(rows: Sequence[Mapping[str, Any]], suite: str) -> tuple[float, float]:
+    """Return the mean worst-case leak above chance and the mean retain ROUGE-L of a row over its seeds."""
+    leak = float(np.mean([row["threats"]["black_box"]["excess"] for row in rows]))
+    kept = float(np.mean([row["sets"][f"{suite}.retain"]["rouge_l_recall"] for row in rows]))
+    return leak, kept
+
+
+def find_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Return the names that no other dominates, those that leak least first; points are (leak, kept)."""
+    front = [
+        name
+        for name, (leak, kept) in points.items()
+        if not any(
+            other_leak <= leak and other_kept >= kept and (other_leak, other_kept) != (leak, kept)
+            for other_leak, other_kept in points.values()
+        )
+    ]
+    return sorted(front, key=lambda name: points[name])
+
+
+def _compare(
+    guard: str, edit: str, own: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]], suite: str
+) -> dict[str, Any]:
+    (leak, kept), (other_leak, other_kept) = measure_trade(own, suite), measure_trade(other, suite)
+    reasons = []
+    if leak > other_leak:
+        reasons.append(f"leaks more ({leak:.2f} against {other_leak:.2f} above chance)")
+    if kept < other_kept:
+        reasons.append(f"keeps less ({kept:.3f} against {other_kept:.3f})")
+    if not reasons and (leak, kept) == (other_leak, other_kept):
+        reasons.append("equal in both")
+    return {
+        "guard": guard,
+        "weights": edit,
+        "dominates": not reasons,
+        "reason": "; ".join(reasons),
+        "leak_difference": _bootstrap([_read_leaks(row) for row in own], [_read_leaks(row) for row in other]),
+        "retain_difference": _bootstrap(
+            [row["people"][f"{suite}.retain"] for row in own], [row["people"][f"{suite}.retain"] for row in other]
+        ),
+    }
+
+
+def _read_leaks(row: Mapping[str, Any]) -> dict[str, float]:
+    """Return each forgotten person's share of facts that leak to the black-box attacker."""
+    attack = row["attack"]
+    cells = find_worst([attack["variants"][name]["leaks"] for name in row["threats"]["informative"]])
+    people: dict[str, list[bool]] = {}
+    for person, cell in zip(attack["people"], cells, strict=True):
+        if cell is not None:
+            people.setdefault(person, []).append(cell)
+    return {person: float(np.mean(own)) for person, own in people.items()}
+
+
+def _bootstrap(own: Sequence[Mapping[str, float]], other: Sequence[Mapping[str, float]]) -> dict[str, float | int]:
+    """Return the mean difference over people and its 95 % interval."""
+    differences = np.array(
+        [
+            part[person] - against[person]
+            for part, against in zip(own, other, strict=True)
+            for person in part
+            if person in against
+        ]
+    )
+    draws = np.random.default_rng(0).integers(0, len(differences), (N_RESAMPLES, len(differences)))
+    low, high = np.quantile(differences[draws].mean(axis=1), (0.025, 0.975))
+    return {
+        "mean": round(float(differences.mean()), _ROUND),
+        "low": round(float(low), _ROUND),
+        "high": round(float(high), _ROUND),
+        "n_people": len(differences),
+    }

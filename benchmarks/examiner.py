@@ -1,0 +1,237 @@
+"""What a row measures of one subject, against one retain-only reference."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from unlearn_guard.benchmarks import metrics
+from unlearn_guard.benchmarks.dataset import Item, Suite
+from unlearn_guard.benchmarks.indistinguishability import tell_apart
+from unlearn_guard.benchmarks.subjects import Subject
+from unlearn_guard.classifiers.cascade import Cascade
+from unlearn_guard.corruptions.fluency import find_words
+from unlearn_guard.serving.transformers.engine import GuardedModel
+
+_SCORED = ("forget.given", "forget.unseen", "retain", "real_authors", "world_facts")
+_ANSWER_SLACK = 8
+
+
+class Examiner:
+    """Measure subjects against one retain-only reference."""
+
+    def __init__(self, suite: Suite, reference: Subject) -> None:
+        self.suite = suite
+        texts = [
+            f"{item.question} {item.answer} {' '.join(item.wrong)}" for items in suite.sets.values() for item in items
+        ]
+        texts += [f"{' '.join(example.phrasings)} {example.answer}" for example in suite.full]
+        self.vocabulary = frozenset(word for text in texts for word in find_words(text))
+        longest = max(
+            len(reference.engine.tokenizer(item.answer).input_ids) for items in suite.sets.values() for item in items
+        )
+        self.max_new_tokens = min(longest + _ANSWER_SLACK, 200)
+        self.reference = reference
+        self._known: dict[str, Any] = {}
+        self._answers: dict[str, list[str]] = {}
+
+    def examine(self, subject: Subject) -> dict[str, Any]:
+        """Return the measured part of a row."""
+        reasons: dict[str, str] = {}
+        sets: dict[str, dict[str, Any]] = {}
+        detection: dict[str, dict[str, int]] = {}
+        ratios: list[float] = []
+        recalls: list[float] = []
+        latencies: list[float] = []
+        answers: dict[str, list[str]] = {}
+        people: dict[str, dict[str, float]] = {}
+        n_tokens = generation = 0.0
+        for name, items in self.suite.sets.items():
+            questions = [item.question for item in items]
+            full_name = f"{self.suite.name}.{name}"
+            latencies += _time_screening(subject, questions) if name == "retain" else []
+            flagged = subject.flag(questions)
+            start = time.perf_counter()
+            outputs = subject.answer(questions, max_new_tokens=self.max_new_tokens)
+            generation += time.perf_counter() - start
+            n_tokens += sum(len(subject.engine.tokenizer(output).input_ids) + 1 for output in outputs)
+            answers[name] = outputs
+            found, recall = metrics.measure_outputs(items, outputs, self.vocabulary)
+            if any(item.subject for item in items):
+                people[full_name] = metrics.average_by([item.subject for item in items], recall)
+            found["flagged"] = None if flagged is None else sum(flagged)
+            if flagged is None:
+                reasons[f"sets.{full_name}.flagged"] = subject.no_flags
+            else:
+                detection.update(count_flags(full_name, items, flagged))
+            if name in _SCORED:
+                scores, item_ratios = self.score(subject, name, items)
+                found.update(scores)
+                if name == "forget.given":
+                    ratios, recalls = item_ratios, recall
+            for metric in ("probability", "truth_ratio", "exact_memorisation", "extraction_strength"):
+                if found.setdefault(metric, None) is None:
+                    reasons[f"sets.{full_name}.{metric}"] = subject.no_scores or "not scored on this set"
+            sets[full_name] = found
+        return {
+            **({"settings": subject.settings} if subject.settings else {}),
+            "sets": sets,
+            "detection": detection,
+            "forget_quality": self.compare(subject, ratios, recalls, reasons),
+            "model_utility": self._utility(subject, sets, reasons),
+            "indistinguishability": self.tell_apart(answers),
+            "people": people,
+            "reasons": reasons,
+            "cost": {
+                "fit_s": subject.fit_seconds,
+                "screen_p50_ms": 1e3 * statistics.median(latencies) if latencies else None,
+                "screen_p99_ms": 1e3 * float(np.quantile(latencies, 0.99)) if latencies else None,
+                "encodes_per_prompt": _count_encodes(subject, [item.question for item in self.suite.sets["retain"]]),
+                "decode_tokens_per_s": n_tokens / generation,
+            },
+        }
+
+    def score(self, subject: Subject, name: str, items: Sequence[Item]) -> tuple[dict[str, Any], list[float]]:
+        """Return teacher-forced metrics of a set, and the truth ratio of each item."""
+        if subject.no_scores and any(subject.flag([item.question for item in items]) or []):
+            return {}, []
+        questions = [item.question for item in items]
+        truth = subject.score(questions, [item.answer for item in items])
+        paraphrase = subject.score(questions, [item.paraphrase or item.answer for item in items])
+        flat = [(number, answer) for number, item in enumerate(items) for answer in item.wrong]
+        wrong = subject.score([questions[number] for number, _ in flat], [answer for _, answer in flat])
+        by_item: list[list[float]] = [[] for _ in items]
+        for (number, _), scored in zip(flat, wrong, strict=True):
+            by_item[number].append(float(scored.logprobs.mean()))
+        ratios = [
+            metrics.truth_ratio(float(para.logprobs.mean()), others)
+            for para, others in zip(paraphrase, by_item, strict=True)
+            if others
+        ]
+        probability = np.exp([scored.logprobs.mean() for scored in truth])
+        if name in ("real_authors", "world_facts"):  # Multiple choice: normalised over the options.
+            probability = np.array(
+                [own / (own + np.exp(others).sum()) for own, others in zip(probability, by_item, strict=True)]
+            )
+        forget = name.startswith("forget")
+        return {
+            "probability": float(probability.mean()),
+            "truth_ratio": float(
+                np.mean([min(ratio, 1 / ratio) if forget else max(0.0, 1 - ratio) for ratio in ratios])
+            )
+            if ratios
+            else None,
+            "exact_memorisation": float(np.mean([scored.argmax[:-1].mean() for scored in truth])),
+            "extraction_strength": float(
+                np.mean([metrics.extraction_strength(scored.argmax[:-1].tolist()) for scored in truth])
+            ),
+        }, ratios
+
+    def compare(
+        self, subject: Subject, ratios: list[float], recalls: list[float], reasons: dict[str, str]
+    ) -> dict[str, Any]:
+        """Return forget quality against retain-only, and how alike the served answers' ROUGE distributions are."""
+        from scipy.stats import ks_2samp
+
+        known_ratios, known_recalls = self._reference_scores()
+        quality: dict[str, Any] = {"ks_d": None, "p_value": None, "n": len(known_ratios)}
+        if ratios:
+            quality = metrics.forget_quality(ratios, known_ratios)
+        else:
+            for metric in ("ks_d", "p_value"):
+                reasons[f"forget_quality.{metric}"] = subject.no_scores or "no truth ratios"
+        return {
+            **quality,
+            "ks_rouge_p": float(ks_2samp(recalls, known_recalls).pvalue) if recalls else None,
+            "corrupted_positions": subject.corrupted_positions,
+            "support": "whole vocabulary",
+        }
+
+    def tell_apart(self, answers: dict[str, list[str]]) -> float:
+        """Return how well a classifier tells answers about the forget sets from the reference's (0.5: not at all)."""
+        own: list[str] = []
+        reference: list[str] = []
+        groups: list[str] = []
+        for name, items in self.suite.sets.items():
+            if name.startswith("forget"):
+                own += answers[name]
+                reference += self._reference_answers(name)
+                groups += [f"{item.subject} {item.answer}" for item in items]
+        return tell_apart(own, reference, groups)
+
+    def _reference_answers(self, name: str) -> list[str]:
+        if name not in self._answers:
+            questions = [item.question for item in self.suite.sets[name]]
+            self._answers[name] = self.reference.answer(questions, max_new_tokens=self.max_new_tokens)
+        return self._answers[name]
+
+    def _reference_scores(self) -> tuple[list[float], list[float]]:
+        if not self._known:
+            items = self.suite.sets["forget.given"]
+            _, recalls = metrics.measure_outputs(items, self._reference_answers("forget.given"), self.vocabulary)
+            self._known = {"ratios": self.score(self.reference, "forget.given", items)[1], "recalls": recalls}
+        return self._known["ratios"], self._known["recalls"]
+
+    def _utility(self, subject: Subject, sets: dict[str, dict[str, Any]], reasons: dict[str, str]) -> float | None:
+        utility = metrics.model_utility({name.split(".", 1)[1]: found for name, found in sets.items()})
+        if utility is None:
+            reasons["model_utility"] = subject.no_scores or "a part of it was not scored"
+        return utility
+
+
+def count_flags(name: str, items: Sequence[Item], flagged: Sequence[bool]) -> dict[str, dict[str, int]]:
+    """Return detection counts of a set, named and nameless questions apart where it has both."""
+    parts = {"": list(flagged)}
+    if name.split(".", 1)[1].startswith("forget"):
+        parts["+named"] = [flag for flag, item in zip(flagged, items, strict=True) if item.named]
+        parts["+nameless"] = [flag for flag, item in zip(flagged, items, strict=True) if not item.named]
+    return {
+        name + part: {"n": len(flags), "flagged": sum(flags), "stopped": sum(flags)}
+        for part, flags in parts.items()
+        if flags
+    }
+
+
+def _time_screening(subject: Subject, questions: Sequence[str]) -> list[float]:
+    if subject.gate is None:
+        return []
+    seconds = []
+    for question in questions:
+        start = time.perf_counter()
+        subject.gate.screen([question])
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def _count_encodes(subject: Subject, questions: Sequence[str]) -> float | None:
+    """Return how many texts the encoder reads per prompt, 0 for a classifier without one."""
+    if subject.gate is None:
+        return None
+    if not isinstance(subject.gate, GuardedModel):
+        return 1.0
+    classifier = subject.gate.guard.classifier
+    if not isinstance(classifier, Cascade):
+        return 0.0
+    return float(np.mean([score.n_encoded for score in classifier.score(questions)]))
+
+
+def clean_row(row: dict[str, Any]) -> dict[str, Any]:
+    """Replace figures that are not finite by null with the reason, and round the rest to six digits."""
+    reasons: dict[str, str] = row["reasons"]
+
+    def walk(value: Any, path: str) -> Any:
+        if isinstance(value, dict):
+            return {key: walk(entry, f"{path}.{key}" if path else key) for key, entry in value.items()}
+        if isinstance(value, float):
+            if not math.isfinite(value):
+                reasons[path] = "not finite"
+                return None
+            return float(f"{value:.6g}")
+        return value
+
+    return {key: entry if key == "reasons" else walk(entry, key) for key, entry in row.items()}

@@ -1,0 +1,120 @@
+"""Plots of a report, from its JSON alone: the trade between forgetting and keeping, queries to leak, what more requests cost."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from unlearn_guard.benchmarks.dominance import find_front, measure_trade
+
+COLORS = {"guard": "#2458d3", "weights": "#c0392b", "none": "#5c6577", "retain": "#1a7f47"}
+_TITLES = {"guard": "guards", "weights": "weight editing", "none": "unguarded", "retain": "retain-only"}
+
+
+def make_figure(width: float = 6.2, height: float = 4.2) -> Any:
+    """Return an empty figure and its axes in the house style; sizes in inches."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(width, height), dpi=110)
+    axes.grid(color="#e6e9f0", zorder=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def encode_figure(figure: Any) -> str:
+    """Return a figure as base64 PNG, and close it."""
+    from matplotlib import pyplot
+
+    buffer = io.BytesIO()
+    figure.tight_layout()
+    figure.savefig(buffer, format="png")
+    pyplot.close(figure)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def group_rows(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Return measured rows by name, seeds together."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["status"] == "ok" and row.get("sets"):
+            groups.setdefault(row["name"], []).append(row)
+    return groups
+
+
+def plot_tradeoff(report: Mapping[str, Any]) -> str:
+    """Plot worst-case leak above chance against retain ROUGE-L, with the front of guards and of weight editing; return a base64 PNG."""
+    figure, axes = make_figure(7.4, 5.0)
+    points: dict[str, dict[str, tuple[float, float]]] = {}
+    for name, rows in group_rows(report["rows"]).items():
+        if all((row.get("threats") or {}).get("black_box") for row in rows):
+            points.setdefault(rows[0]["kind"], {})[name] = measure_trade(rows, report["suite"])
+    for kind, own in points.items():
+        axes.scatter(
+            *zip(*own.values(), strict=True), color=COLORS[kind], s=38, zorder=3, label=_TITLES[kind], alpha=0.85
+        )
+        front = find_front(own)
+        if kind in ("guard", "weights"):
+            axes.plot(*zip(*(own[name] for name in front), strict=True), color=COLORS[kind], alpha=0.4, zorder=2)
+        taken: list[tuple[float, float]] = []
+        for name in front:
+            place = own[name]
+            shift = sum(abs(place[0] - left) < 0.12 and abs(place[1] - up) < 0.04 for left, up in taken)
+            taken.append(place)
+            axes.annotate(
+                name, place, xytext=(6, -10 - 10 * shift), textcoords="offset points", fontsize=8, color=COLORS[kind]
+            )
+    axes.set(
+        xlabel="worst-case leak above chance, black box (lower: forgotten)",
+        ylabel="ROUGE-L recall on retain (higher: kept)",
+        xlim=(-0.04, 1.06),
+        ylim=(-0.05, 1.08),
+        title="Forgetting against keeping; named: what nothing of its kind dominates",
+    )
+    axes.legend(fontsize=8, loc="lower right", frameon=False)
+    return encode_figure(figure)
+
+
+def plot_queries(report: Mapping[str, Any]) -> str | None:
+    """Plot the share of facts leaked by queries of the adaptive attacker; None where no row was attacked so."""
+    rows = [row for row in report["rows"] if row.get("adaptive") and row["seed"] == report["rows"][0]["seed"]]
+    if not rows:
+        return None
+    figure, axes = make_figure(7.4, 4.2)
+    for row in rows:
+        curve = row["adaptive"]["curve"]
+        is_named = row["kind"] != "weights"
+        axes.plot(
+            *zip(*curve, strict=True),
+            drawstyle="steps-post",
+            color=None if is_named else "#d9a7a1",
+            alpha=1.0 if is_named else 0.7,
+            label=row["name"] if is_named else None,
+        )
+    axes.set(
+        xlabel="queries to the adaptive attacker's first leak",
+        ylabel="share of facts leaked",
+        ylim=(-0.03, 1.03),
+        title="Queries to leak (pale red: weight editing)",
+    )
+    axes.legend(fontsize=7, ncols=2, frameon=False)
+    return encode_figure(figure)
+
+
+def plot_scaling(report: Mapping[str, Any]) -> str | None:
+    """Plot what n forget requests cost; None where that was not measured."""
+    scaling = report.get("scaling")
+    if not scaling:
+        return None
+    figure, axes = make_figure(7.4, 4.0)
+    for name, title in (("fit_s", "fit, s"), ("add_s", "one more request, s"), ("screen_p50_ms", "screening p50, ms")):
+        values = [(point["n_requests"], point[name]) for point in scaling["points"] if point.get(name) is not None]
+        if values:
+            axes.plot(*zip(*values, strict=True), marker="o", label=title)
+    axes.set(xscale="log", yscale="log", xlabel="forget requests in force", title="What more forget requests cost")
+    axes.legend(fontsize=8, frameon=False)
+    return encode_figure(figure)

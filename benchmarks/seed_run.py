@@ -1,0 +1,200 @@
+"""One seed of a suite: its rows, each in stages that are kept once they are finished."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from unlearn_guard.benchmarks.attacks.protocol import Protocol
+from unlearn_guard.benchmarks.attacks.weights import attack_weights
+from unlearn_guard.benchmarks.dataset import Suite
+from unlearn_guard.benchmarks.editing.catalogue import list_methods
+from unlearn_guard.benchmarks.editing.trainer import DivergedError
+from unlearn_guard.benchmarks.examiner import Examiner, clean_row
+from unlearn_guard.benchmarks.fitted import Bundles
+from unlearn_guard.benchmarks.lanes import Measure, run_lanes
+from unlearn_guard.benchmarks.methods import SUBJECTS
+from unlearn_guard.benchmarks.sizes import AttackPlan
+from unlearn_guard.benchmarks.stages import Stages
+from unlearn_guard.benchmarks.subjects import Bench, Subject
+from unlearn_guard.benchmarks.training import Recipe, make_jobs, make_twin, train_models
+from unlearn_guard.guard.errors import SettingsError
+from unlearn_guard.guard.progress import report_step
+from unlearn_guard.serving.transformers.engine import ReferenceEngine
+
+TWIN = "retain-only-twin"
+_POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class SeedRun:
+    """All that the rows of one seed depend on; it can be sent to another process.
+
+    uld: the suite's settings of assistants, chosen on validation people. models: the user's own, None where they are trained.
+    """
+
+    suite: Suite
+    recipe: Recipe
+    seed: int
+    attack: AttackPlan
+    uld: dict[str, Any]
+    models: dict[str, Path] | None = None
+    fresh: bool = False
+
+    def measure(self, names: Sequence[str], *, workers: int = 1) -> list[dict[str, Any]]:
+        """Return the rows of these names; what an earlier run finished comes from disk, unless `fresh`.
+
+        What is not needed for the others is neither trained nor fitted. Raises SettingsError for a twin of the user's own models.
+        """
+        if self.models is not None and TWIN in names:
+            raise SettingsError("row", value=TWIN, allowed="where the benchmark trains the models itself")
+        # Guards first: they share bundles, and so a process.
+        missing = [name for name in names if self.fresh or self.read(name) is None]
+        edits = set(list_methods())
+        missing.sort(key=lambda name: name in edits)
+        if missing:
+            self.train(with_twin=TWIN in missing)
+            with tempfile.TemporaryDirectory() as folder:
+                run_lanes(partial(self.open, Path(folder)), missing, workers=workers)
+        rows = {name: self.read(name) for name in names}
+        return [row for row in rows.values() if row is not None]
+
+    def train(self, *, with_twin: bool) -> dict[str, Path]:
+        """Return the folders of the models, trained where they are not there."""
+        if self.models is not None:
+            return self.models
+        twin = [make_twin(self.suite, self.recipe)] if with_twin else []
+        return train_models([*make_jobs(self.suite, self.recipe), *twin])
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """Return a finished row, None where a part of it is not finished; raise DataError for a damaged part."""
+        stages = Stages()
+        row: dict[str, Any] = {}
+        for part, key in self.list_stages(name):
+            found = stages.read(*self.name_stage(name, part, key))
+            if found is None:
+                return None
+            row = {**row, **({part: found} if part else found)}
+            if row.get("status") != "ok":
+                break
+        return row
+
+    def list_stages(self, name: str) -> list[tuple[str, Any]]:
+        """Return the parts of a row, and what decides each beside what decides all."""
+        plan = self.attack.model_dump(exclude={"n_queries"})
+        parts: list[tuple[str, Any]] = [("", None), ("attack", plan)]
+        if self.attack.n_queries:
+            parts.append(("adaptive", [self.attack.n_facts, self.attack.n_queries]))
+        return parts
+
+    def name_stage(self, name: str, part: str, key: Any) -> tuple[str, Any]:
+        """Return the name and the key of a part of a row."""
+        whole = [self.suite.name, self.suite.data_hash, asdict(self.recipe), self.seed, self.uld]
+        label = f"{self.suite.name}-{name}" + (f"-{part}" if part else "")
+        return label, [*whole, _describe_models(self.models), name, part, key]
+
+    def open(self, folder: Path) -> Measure:
+        """Return what measures one row; models are opened, and bundles fitted in the folder, when a row first needs them."""
+        import torch
+
+        torch.set_num_threads(1)  # Two threads on a busy pair of cores are slower than one.
+        return _Workshop(self, folder).measure
+
+
+class _Workshop:
+    """What a process keeps between rows: models, bundles, the examiner, the prompts of the attacks."""
+
+    def __init__(self, run: SeedRun, folder: Path) -> None:
+        self.run, self.folder, self.stages = run, folder, Stages(fresh=run.fresh)
+        self._opened: tuple[Examiner, Bench, Protocol] | None = None
+
+    def measure(self, name: str) -> None:
+        """Finish every stage of a row."""
+        subject = cache(lambda: self._build(name))
+        compute = {
+            "": lambda: self._examine(name, subject),
+            "attack": lambda: self._attack(subject()),
+            "adaptive": lambda: self._open()[2].attack_adaptively(subject()),
+        }
+        for part, key in self.run.list_stages(name):
+            with report_step(f"{part or 'measure'} {name}"):
+                found = self.stages.run(*self.run.name_stage(name, part, key), compute[part])
+            if found.get("status", "ok") != "ok":
+                return
+
+    def _open(self) -> tuple[Examiner, Bench, Protocol]:
+        if self._opened is None:
+            run = self.run
+            folders = run.train(with_twin=False)
+            full, retain = (ReferenceEngine.load(folders[name]) for name in ("full", "retain-only"))
+            bundles = Bundles(run.suite, folders["full"], self.folder, seed=run.seed, uld=run.uld)
+            examiner = Examiner(run.suite, Subject("retain-only", "retain", retain))
+            protocol = Protocol(run.suite, run.attack, seed=run.seed, max_new_tokens=examiner.max_new_tokens)
+
+            def load_twin() -> ReferenceEngine:
+                return ReferenceEngine.load(run.train(with_twin=True)[TWIN])
+
+            self._opened = examiner, Bench(run.suite, full, retain, bundles, run.seed, load_twin), protocol
+        return self._opened
+
+    def _build(self, name: str) -> Subject:
+        return SUBJECTS[name](self._open()[1])
+
+    def _examine(self, name: str, build: Any) -> dict[str, Any]:
+        """Build and measure one method; a method that diverges is reported as diverged."""
+        row: dict[str, Any] = {"name": name, "kind": "weights", "seed": self.run.seed, "status": "ok", "reasons": {}}
+        with _watch_memory() as memory:
+            try:
+                subject: Subject = build()
+            except DivergedError as error:
+                return {**row, "status": "diverged", "reasons": {"sets": str(error)}, "sets": {}, "detection": {}}
+            found = self._open()[0].examine(subject)
+        found["cost"]["peak_memory_mb"] = memory[0] / 2**20
+        return clean_row({**row, "kind": subject.kind, **found})
+
+    def _attack(self, subject: Subject) -> dict[str, Any]:
+        protocol = self._open()[2]
+        found = protocol.attack(subject)
+        if subject.kind != "guard":
+            found["weights"] = attack_weights(subject, self.run.suite, protocol)
+        return found
+
+
+@contextmanager
+def _watch_memory() -> Iterator[list[int]]:
+    """Yield a list whose one entry is the process's largest resident memory while the block runs, in bytes."""
+    import psutil
+
+    process, found, done = psutil.Process(), [0], threading.Event()
+
+    def watch() -> None:
+        while True:
+            found[0] = max(found[0], process.memory_info().rss)
+            if done.wait(_POLL_SECONDS):
+                return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield found
+    finally:
+        done.set()
+        thread.join()
+
+
+def _describe_models(models: dict[str, Path] | None) -> Any:
+    """Return what tells one pair of the user's own models from another: their files' names, sizes and times."""
+    if models is None:
+        return None
+    return {
+        name: [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(folder.glob("*"))]
+        if folder.is_dir()
+        else str(folder)
+        for name, folder in models.items()
+    }

@@ -1,0 +1,75 @@
+"""What a suite and a profile ask for: one YAML file each, and what the suite has for the profile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from unlearn_guard.guard.errors import UnknownNameError
+
+_SUITES = Path(__file__).parent / "suites"
+_PROFILES = Path(__file__).parent / "profiles"
+
+
+class AttackPlan(BaseModel):
+    """How much of the attack protocol is run (docs/attacks.md).
+
+    n_samples: answers drawn at temperature 1 for leak@k. n_queries: of the adaptive attacker, 0 for none.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    n_facts: int = Field(default=30, ge=1)
+    variants: tuple[str, ...] = ("v0",)
+    n_samples: int = Field(default=8, ge=0)
+    n_queries: int = Field(default=0, ge=0)
+
+
+class ProfileFile(BaseModel):
+    """What a profile asks of every suite; no `methods` means all."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: str
+    seeds: tuple[int, ...]
+    methods: tuple[str, ...] = ()
+    attack: AttackPlan = AttackPlan()
+
+
+class SuiteFile(BaseModel):
+    """What a suite is, and its sizes by profile."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: str
+    source: str
+    licence: str
+    profiles: dict[str, dict[str, Any]]
+
+
+def list_suites() -> list[str]:
+    """Return the names of all suites."""
+    return sorted(file.stem for file in _SUITES.glob("*.yaml"))
+
+
+def load_suite_file(name: str) -> SuiteFile:
+    """Return what the file of a suite says; raise UnknownNameError for an unknown one."""
+    return SuiteFile(**_read(_SUITES, "suite", name, list_suites()))
+
+
+def load_profile(suite: str, profile: str) -> dict[str, Any]:
+    """Return a suite's sizes in a profile, and what the profile asks for; raise UnknownNameError for either name."""
+    sizes = load_suite_file(suite).profiles
+    asked = ProfileFile(**_read(_PROFILES, "profile", profile, sizes)).model_dump(exclude={"title"})
+    return {**asked, **sizes[profile]}
+
+
+def _read(folder: Path, kind: str, name: str, known: Sequence[str] | dict[str, Any]) -> dict[str, Any]:
+    if name not in known:
+        raise UnknownNameError(kind, name, known)
+    record: dict[str, Any] = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
+    return record
