@@ -6,7 +6,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from unlearn_guard.benchmarks.fitted import Bundles
 from unlearn_guard.benchmarks.lanes import Measure, run_lanes
 from unlearn_guard.benchmarks.methods import SUBJECTS
 from unlearn_guard.benchmarks.sizes import AttackPlan
-from unlearn_guard.benchmarks.stages import Stages
+from unlearn_guard.benchmarks.stages import Stages, hash_sources
 from unlearn_guard.benchmarks.subjects import Bench, Subject
 from unlearn_guard.benchmarks.training import Recipe, make_jobs, make_twin, train_models
 from unlearn_guard.guard.errors import SettingsError
@@ -46,6 +46,8 @@ class SeedRun:
     uld: dict[str, Any]
     models: dict[str, Path] | None = None
     fresh: bool = False
+    sources: str = field(default_factory=hash_sources)
+    """Taken once: rows of one run belong together even where a file is edited while it goes on."""
 
     def measure(self, names: Sequence[str], *, workers: int = 1) -> list[dict[str, Any]]:
         """Return the rows of these names; what an earlier run finished comes from disk, unless `fresh`.
@@ -74,7 +76,7 @@ class SeedRun:
 
     def read(self, name: str) -> dict[str, Any] | None:
         """Return a finished row, None where a part of it is not finished; raise DataError for a damaged part."""
-        stages = Stages()
+        stages = Stages(sources=self.sources)
         row: dict[str, Any] = {}
         for part, key in self.list_stages(name):
             found = stages.read(*self.name_stage(name, part, key))
@@ -111,7 +113,7 @@ class _Workshop:
     """What a process keeps between rows: models, bundles, the examiner, the prompts of the attacks."""
 
     def __init__(self, run: SeedRun, folder: Path) -> None:
-        self.run, self.folder, self.stages = run, folder, Stages(fresh=run.fresh)
+        self.run, self.folder, self.stages = run, folder, Stages(fresh=run.fresh, sources=run.sources)
         self._opened: tuple[Examiner, Bench, Protocol] | None = None
 
     def measure(self, name: str) -> None:

@@ -32,11 +32,14 @@ _ROOMS = ("guard", "classifiers", "corruptions", "serving", "benchmarks")
 
 
 class Stages:
-    """Results of stages by name and key; `fresh` computes everything again."""
+    """Results of stages by name and key; `fresh` computes everything again.
 
-    def __init__(self, folder: Path | None = None, *, fresh: bool = False) -> None:
+    `sources` is the hash of the code that computes them: this process's own, or that of a process which works with others.
+    """
+
+    def __init__(self, folder: Path | None = None, *, fresh: bool = False, sources: str = "") -> None:
         self.folder = folder or cache_folder("bench")
-        self.fresh = fresh
+        self.fresh, self.sources = fresh, sources or hash_sources()
 
     def read(self, name: str, key: Any) -> dict[str, Any] | None:
         """Return a finished stage's result, `fresh` or not; None where it is not finished. Raises DataError as `run` does."""
@@ -58,7 +61,7 @@ class Stages:
         return result
 
     def _find(self, name: str, key: Any) -> tuple[str, Path]:
-        digest = hash_content([key, hash_sources()])
+        digest = hash_content([key, self.sources])
         return digest, self.folder / f"{name}-{digest}.json"
 
 
