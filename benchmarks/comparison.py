@@ -46,7 +46,7 @@ def compare_reports(before: dict[str, Any], after: dict[str, Any]) -> list[Diffe
         for key in ("schema_version", "profile", "config_hash", "data_hash")
         if before.get(key) != after.get(key)
     ]
-    rows = [{_name(row): row for row in report["rows"]} for report in (before, after)]
+    rows = [{_name(row): row for row in (*report["rows"], *report.get("studies", ()))} for report in (before, after)]
     for name in dict.fromkeys([*rows[0], *rows[1]]):
         old, new = (dict(_flatten(part.get(name, {}))) for part in rows)
         if not old or not new:
@@ -61,6 +61,8 @@ def compare_reports(before: dict[str, Any], after: dict[str, Any]) -> list[Diffe
 
 
 def _name(row: dict[str, Any]) -> str:
+    if "study" in row:
+        return f"study {row['study']}, seed {row['seed']}"
     target = f" on {row['target']}" if "target" in row else ""
     return f"{row['name']}{target}, seed {row.get('seed', 0)}"
 
@@ -68,7 +70,7 @@ def _name(row: dict[str, Any]) -> str:
 def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict):
         for key, entry in value.items():
-            if path or key not in _BESIDE:
+            if key not in _BESIDE:
                 yield from _flatten(entry, f"{path}.{key}" if path else key)
     else:
         yield path, value

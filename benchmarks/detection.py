@@ -314,16 +314,8 @@ _STRANGER_SEED = 77
 
 def _measure_multiplicity(tally: Tally, notes: dict[str, Any], folder: Path, n_requests: int, seed: int) -> None:
     """Forget more and more invented people at one alpha: the union of all requests is calibrated, not each."""
-    people: dict[str, list[Row]] = {}
-    for row in make_traffic(20 * max(n_requests, 50), seed=_STRANGER_SEED + seed):
-        if row.forget_id:
-            people.setdefault(row.forget_id, []).append(row)
-    whole = [(owner, rows) for owner, rows in people.items() if len(rows) == _ROWS_OF_A_STRANGER][:n_requests]
-    names = {owner: _find_stranger(rows) for owner, rows in whole}
-    whole = [(owner, rows) for owner, rows in whole if names[owner]]
-    given = [
-        replace(row, forget_id=f"many-{owner}", aliases=(names[owner],)) for owner, rows in whole for row in rows[1:]
-    ]
+    whole = find_strangers(n_requests, seed=seed)
+    given = [row for _, rows in whole for row in rows[1:]]
     detectors = Detectors(given, make_traffic(), [], folder / f"many-{n_requests}", alpha=ALPHA, seed=seed)
     notes[f"many.{n_requests}"] = _describe(detectors)
     for owner, rows in whole:
@@ -341,6 +333,21 @@ def _measure_multiplicity(tally: Tally, notes: dict[str, Any], folder: Path, n_r
 
 
 _ROWS_OF_A_STRANGER = 4
+
+
+def find_strangers(n_people: int, *, seed: int = 0) -> list[tuple[str, list[Row]]]:
+    """Return up to n invented people of built-in traffic, each with four rows that own their name and forget id."""
+    people: dict[str, list[Row]] = {}
+    for row in make_traffic(20 * max(n_people, 50), seed=_STRANGER_SEED + seed):
+        if row.forget_id:
+            people.setdefault(row.forget_id, []).append(row)
+    whole = [(owner, rows) for owner, rows in people.items() if len(rows) == _ROWS_OF_A_STRANGER][:n_people]
+    named = [(owner, rows, _find_stranger(rows)) for owner, rows in whole]
+    return [
+        (owner, [replace(row, forget_id=f"many-{owner}", aliases=(name,)) for row in rows])
+        for owner, rows, name in named
+        if name
+    ]
 
 
 def _find_stranger(rows: Sequence[Row]) -> str:

@@ -81,7 +81,16 @@ def _joint(bench: Bench) -> Subject:
         return model.watch([question], [verdict], [answer])[0]
 
     positions = f"prompt ({bundle.manifest.interventions['eco']['mask']})"
-    return Subject("guard", "guard", model.engine, model, seconds, corrupted_positions=positions, release=release)
+    return Subject(
+        "guard",
+        "guard",
+        model.engine,
+        model,
+        seconds,
+        no_scores="an answer that the output guard ends has no likelihood under the served policy",
+        corrupted_positions=positions,
+        release=release,
+    )
 
 
 @SUBJECTS.register("prompting-always")

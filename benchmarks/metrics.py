@@ -45,6 +45,17 @@ def find_leaks(items: Sequence[Item], outputs: Sequence[str]) -> list[bool]:
     return leaks
 
 
+def measure_coverage(items: Sequence[Item], outputs: Sequence[str]) -> float:
+    """Return the share of outputs that hold at least half of the words which give the item's fact away."""
+    return float(np.mean([reveals(output, find_fact(item)) for item, output in zip(items, outputs, strict=True)]))
+
+
+def rouge_l_f1(answer: str, reference: str) -> float:
+    """Return ROUGE-L F1 (MUSE, arXiv 2407.06460), stemmer on."""
+    recall, precision = rouge_l_recall(answer, reference), rouge_l_recall(reference, answer)
+    return 2 * recall * precision / (recall + precision) if recall + precision > 0 else 0.0
+
+
 def truth_ratio(paraphrase: float, wrong: Sequence[float]) -> float:
     """Return R = P(wrong) / P(paraphrase) from mean log-likelihoods; wrong answers by geometric mean."""
     return math.exp(float(np.mean(wrong)) - paraphrase)

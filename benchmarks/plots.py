@@ -107,14 +107,26 @@ def plot_queries(report: Mapping[str, Any]) -> str | None:
 
 def plot_scaling(report: Mapping[str, Any]) -> str | None:
     """Plot what n forget requests cost; None where that was not measured."""
-    scaling = report.get("scaling")
-    if not scaling:
+    points = find_studies(report, "requests")
+    if len(points) < 2:
         return None
-    figure, axes = make_figure(7.4, 4.0)
-    for name, title in (("fit_s", "fit, s"), ("add_s", "one more request, s"), ("screen_p50_ms", "screening p50, ms")):
-        values = [(point["n_requests"], point[name]) for point in scaling["points"] if point.get(name) is not None]
+    figure, axes = make_figure(7.4, 4.2)
+    titles = (
+        ("fit_s", "fit, s"),
+        ("add_s", "one more request, s"),
+        ("remove_s", "revoke one, s"),
+        ("screen_p50_ms", "screening p50, ms"),
+    )
+    for name, title in titles:
+        values = [(point["n_requests"], point["cost"][name]) for point in points if point["cost"][name] is not None]
         if values:
             axes.plot(*zip(*values, strict=True), marker="o", label=title)
     axes.set(xscale="log", yscale="log", xlabel="forget requests in force", title="What more forget requests cost")
     axes.legend(fontsize=8, frameon=False)
     return encode_figure(figure)
+
+
+def find_studies(report: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
+    """Return the records of one kind of study, of the first seed that has it."""
+    records = [record for record in report.get("studies", ()) if record["study"].partition("-")[0] == kind]
+    return [record for record in records if record["seed"] == records[0]["seed"]]

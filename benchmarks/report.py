@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unlearn_guard.benchmarks.plots import group_rows, plot_queries, plot_scaling, plot_tradeoff
+from unlearn_guard.benchmarks.plots import find_studies, group_rows, plot_queries, plot_scaling, plot_tradeoff
 from unlearn_guard.benchmarks.threats import THREATS, find_rate
 from unlearn_guard.guard.bundle import write_atomic
 
@@ -158,7 +158,9 @@ def _list_sections(report: dict[str, Any]) -> list[Section]:
     sections = [Section("Forgetting and keeping", header, lines)]
     if any(row.get("threats") for row in report["rows"]):
         sections += [_threat_section(report), _variant_section(report)]
-    sections += [section for section in (_scaling_section(report), _cost_section(report)) if section]
+    if any(row.get("probes") for row in report["rows"]):
+        sections.append(_metric_section(report))
+    sections += [*_study_sections(report), _cost_section(report)]
     if pairs := [pair for pair in report.get("comparisons", ()) if pair["guard"] == "guard"]:
         sections.append(_comparison_section(pairs))
     return sections
@@ -187,6 +189,50 @@ def _threat_section(report: Mapping[str, Any]) -> Section:
         f"variants. leak@{k}: any of {k} samples at temperature 1. logprobs: the true answer is the likeliest of the options, in the worst variant. "
         "weights: worst case over the variants, rounding to 8 and 4 bits, and relearning on other rows; of a guard, the unguarded model's. "
         + (f"Chance, which is what retain-only tells: {told}." if told else ""),
+    )
+
+
+def _metric_section(report: Mapping[str, Any]) -> Section:
+    def read(row: Mapping[str, Any], part: str, name: str) -> Any:
+        return (row.get(part) or {}).get(name)
+
+    lines = []
+    for row in report["rows"]:
+        if not row.get("probes"):
+            continue
+        given = row["sets"][f"{report['suite']}.forget.given"]
+        values = [given.get(name) for name in ("extraction_strength", "exact_memorisation", "paraphrased_probability")]
+        values += [read(row, "privacy", name) for name in ("loss", "min_k", "min_k_plus")]
+        cells = [_show(value, "{:.2f}") for value in values]
+        cells.append(_show(read(row, "privacy", "privacy_leak"), "{:+.0f}"))
+        names = ("verbatim", "knowledge", "utility", "jailbreak", "forgetting_rate", "retention_rate")
+        cells += [_show(row["probes"][name], "{:.2f}") for name in names]
+        cells.append(_show(read(row, "language", "perplexity"), "{:.3g}"))
+        cells += [
+            _show(read(row, "aggregate", name), "{:.2f}") for name in ("memorisation", "privacy", "utility", "overall")
+        ]
+        lines.append([row["name"], str(row["seed"]), *cells])
+    header = [
+        "method",
+        "seed",
+        "ES",
+        "EM",
+        "para-prob",
+        "MIA loss",
+        "min-K",
+        "min-K++",
+        "PrivLeak",
+        "C1 verbatim",
+        "C2 knowledge",
+        "C4 utility",
+    ]
+    header += ["jailbreak", "KFR", "KRR", "PPL", "Mem", "Priv", "Util", "overall"]
+    return Section(
+        "The field's metrics",
+        header,
+        lines,
+        "ES, EM, para-prob: extraction strength, exact memorisation, probability of the paraphrased answer, on forget.given. MIA: AUC, 0.5 ideal. "
+        "C1 to C4: MUSE. KFR, KRR: ReLearn, by words. Mem, Priv, Util, overall: OpenUnlearning's harmonic means. Definitions: docs/metrics.md.",
     )
 
 
@@ -229,15 +275,79 @@ def _cost_section(report: Mapping[str, Any]) -> Section:
     )
 
 
-def _scaling_section(report: Mapping[str, Any]) -> Section | None:
-    scaling = report.get("scaling")
-    if not scaling:
-        return None
-    names = [name for name in scaling["points"][0] if name != "n_requests"]
-    lines = [
-        [str(point["n_requests"]), *(_show(point.get(name), "{:.3g}") for name in names)] for point in scaling["points"]
-    ]
-    return Section("Cost of more forget requests", ["forget requests", *names], lines, scaling.get("text", ""))
+def _study_sections(report: Mapping[str, Any]) -> list[Section]:
+    sections = []
+    if points := find_studies(report, "requests"):
+        names = ("fit_s", "add_s", "remove_s", "screen_p50_ms", "bundle_mb")
+        lines = [
+            [
+                str(point["n_requests"]),
+                *(_show(point["cost"][name], "{:.3g}") for name in names),
+                f"{point['recall']:.3f}",
+                f"{point['false_flags']}/{point['n_kept']}",
+            ]
+            for point in points
+        ]
+        header = [
+            "forget requests",
+            "fit s",
+            "one more s",
+            "revoke one s",
+            "screen p50 ms",
+            "bundle MB",
+            "recall",
+            "kept flagged",
+        ]
+        text = "Invented people; recall on a question each that `fit` did not see. One more request or one fewer is an amendment: nothing else is fitted again."
+        sections.append(Section("Cost of more forget requests", header, lines, text))
+    sections += [_sequence_section(record) for record in find_studies(report, "sequence")]
+    if records := find_studies(report, "partial"):
+        header = ["facts known", "people known", "row", "worst-case leak", "leak, unseen questions", "retain ROUGE-L"]
+        lines = [
+            [
+                f"{record['percent']} % ({record['n_facts_known']})",
+                str(record["n_people_known"]),
+                name,
+                *_show_all(found, "worst_case", "leak", "retain_rouge"),
+            ]
+            for record in records
+            for name, found in record.items()
+            if isinstance(found, dict) and "worst_case" in found
+        ]
+        text = "The operator hands over a part of the facts; the leak is measured on all of them."
+        sections.append(Section("Partial knowledge", header, lines, text))
+    for record in find_studies(report, "upgrade"):
+        lines = [[name, _show(record[name]["leak"])] for name in ("old", "new", "new, unguarded")]
+        text = (
+            "The bundle that was fitted on one model, before another one of the same data and another training seed. "
+            f"The outcome flips for {record['flips']} of {record['n']} facts."
+        )
+        sections.append(Section("A model upgrade", ["model", "worst-case leak"], lines, text))
+    return sections
+
+
+def _sequence_section(record: Mapping[str, Any]) -> Section:
+    lines = []
+    for step in record["steps"]:
+        for name, found in step.items():
+            if isinstance(found, dict):
+                seconds = _show(found.get("cost", {}).get("seconds"), "{:.1f}")
+                lines.append(
+                    [str(step["n_requests"]), name, seconds, *_show_all(found, "leak", "retain_rouge", "retain_f1")]
+                )
+    revoked = record["revoked"]
+    return Section(
+        "One request after another",
+        ["people forgotten", "row", "seconds", "leak", "retain ROUGE-L", "retain F1 (C5, C6)"],
+        lines,
+        "The guard is fitted for the first and amended for each further one; `-sequential` edits the edited weights again (MUSE C6), `-at-once` edits the "
+        f"first model for all of them (C5). Revoking the first request takes the guard {revoked['cost']['seconds']:.1f} s, after which {revoked['leak']:.2f} "
+        "of that person's facts are told again; edited weights have no way back but the old checkpoint.",
+    )
+
+
+def _show_all(found: Mapping[str, Any], *names: str) -> list[str]:
+    return [_show(found.get(name)) for name in names]
 
 
 def _comparison_section(pairs: Sequence[Mapping[str, Any]]) -> Section:

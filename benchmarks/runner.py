@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from unlearn_guard.benchmarks.aggregate import aggregate_rows
 from unlearn_guard.benchmarks.dataset import Suite
 from unlearn_guard.benchmarks.dominance import compare_rows
 from unlearn_guard.benchmarks.environment import describe_environment
@@ -14,13 +15,14 @@ from unlearn_guard.benchmarks.report import SCHEMA_VERSION, write_report
 from unlearn_guard.benchmarks.seed_run import TWIN, SeedRun
 from unlearn_guard.benchmarks.sizes import AttackPlan, load_profile
 from unlearn_guard.benchmarks.stages import hash_content
+from unlearn_guard.benchmarks.studies import read_study
 from unlearn_guard.benchmarks.threats import summarise_threats
 from unlearn_guard.benchmarks.tofu import load_tofu
 from unlearn_guard.benchmarks.training import Recipe
 from unlearn_guard.benchmarks.world import make_world
 from unlearn_guard.guard.errors import SettingsError
 
-_KEPT = ("world", "tofu")
+_KEPT = ("world", "world-nearest", "tofu")
 """Suites whose finished rows are kept."""
 
 
@@ -79,15 +81,22 @@ def run_bench(
     for name in names:
         SUBJECTS[name]  # An unknown name must not surface after minutes of training.
     attack = AttackPlan(**sizes["attack"])
-    rows = []
+    # Named rows are asked for alone; the user's own models have no twin to upgrade to.
+    studies = [name for name in sizes["studies"] if not methods and (models is None or not name.startswith("upgrade"))]
+    for name in studies:
+        read_study(name)
+    rows: list[dict[str, Any]] = []
+    studied: list[dict[str, Any]] = []
     data_hashes = []
     for seed in seeds if seeds is not None else sizes["seeds"]:
         data = load_suite(suite, sizes, seed)
         data_hashes.append(data.data_hash)
         recipe = Recipe(**sizes["recipe"], seed=seed)
         run = SeedRun(data, recipe, seed, attack, sizes.get("uld") or {}, models, fresh)
-        rows += run.measure(names, workers=workers)
-    rows = summarise_threats(rows)
+        measured, records = run.measure(names, studies, workers=workers)
+        rows += measured
+        studied += records
+    rows = aggregate_rows(summarise_threats(rows), suite)
     report = {
         "schema_version": SCHEMA_VERSION,
         "suite": suite,
@@ -98,6 +107,7 @@ def run_bench(
         "attack": attack.model_dump(),
         "rows": rows,
         "comparisons": compare_rows(rows, suite),
+        "studies": studied,
     }
     write_report(report, out)
     return report

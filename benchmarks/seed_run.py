@@ -22,6 +22,7 @@ from unlearn_guard.benchmarks.lanes import Measure, run_lanes
 from unlearn_guard.benchmarks.methods import SUBJECTS
 from unlearn_guard.benchmarks.sizes import AttackPlan
 from unlearn_guard.benchmarks.stages import Stages, hash_sources
+from unlearn_guard.benchmarks.studies import Site, run_study
 from unlearn_guard.benchmarks.subjects import Bench, Subject
 from unlearn_guard.benchmarks.training import Recipe, make_jobs, make_twin, train_models
 from unlearn_guard.guard.errors import SettingsError
@@ -29,6 +30,8 @@ from unlearn_guard.guard.progress import report_step
 from unlearn_guard.serving.transformers.engine import ReferenceEngine
 
 TWIN = "retain-only-twin"
+_STUDY = "study:"
+"""Before the name of a study, where rows and studies are in one list."""
 _POLL_SECONDS = 0.2
 
 
@@ -49,23 +52,28 @@ class SeedRun:
     sources: str = field(default_factory=hash_sources)
     """Taken once: rows of one run belong together even where a file is edited while it goes on."""
 
-    def measure(self, names: Sequence[str], *, workers: int = 1) -> list[dict[str, Any]]:
-        """Return the rows of these names; what an earlier run finished comes from disk, unless `fresh`.
+    def measure(
+        self, names: Sequence[str], studies: Sequence[str] = (), *, workers: int = 1
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Return the rows of these names, and the records of studies; what an earlier run finished comes from disk, unless `fresh`.
 
         What is not needed for the others is neither trained nor fitted. Raises SettingsError for a twin of the user's own models.
         """
         if self.models is not None and TWIN in names:
             raise SettingsError("row", value=TWIN, allowed="where the benchmark trains the models itself")
-        # Guards first: they share bundles, and so a process.
-        missing = [name for name in names if self.fresh or self.read(name) is None]
         edits = set(list_methods())
-        missing.sort(key=lambda name: name in edits)
+        # Guards first: they share bundles, and so a process.
+        order = sorted(names, key=lambda name: name in edits)
+        n_guards = sum(name not in edits for name in names)
+        order[n_guards:n_guards] = [_STUDY + study for study in studies]
+        missing = [name for name in order if self.fresh or self.read(name) is None]
         if missing:
             self.train(with_twin=TWIN in missing)
             with tempfile.TemporaryDirectory() as folder:
                 run_lanes(partial(self.open, Path(folder)), missing, workers=workers)
-        rows = {name: self.read(name) for name in names}
-        return [row for row in rows.values() if row is not None]
+        rows = [self.read(name) for name in names]
+        records = [self.read(_STUDY + study) for study in studies]
+        return [row for row in rows if row is not None], [record for record in records if record is not None]
 
     def train(self, *, with_twin: bool) -> dict[str, Path]:
         """Return the folders of the models, trained where they are not there."""
@@ -83,12 +91,14 @@ class SeedRun:
             if found is None:
                 return None
             row = {**row, **({part: found} if part else found)}
-            if row.get("status") != "ok":
+            if row.get("status", "ok") != "ok":
                 break
         return row
 
     def list_stages(self, name: str) -> list[tuple[str, Any]]:
-        """Return the parts of a row, and what decides each beside what decides all."""
+        """Return the parts of a row, and what decides each beside what decides all; a study has one part."""
+        if name.startswith(_STUDY):
+            return [("", [self.attack.n_facts, self.attack.variants])]
         plan = self.attack.model_dump(exclude={"n_queries"})
         parts: list[tuple[str, Any]] = [("", None), ("attack", plan)]
         if self.attack.n_queries:
@@ -98,7 +108,7 @@ class SeedRun:
     def name_stage(self, name: str, part: str, key: Any) -> tuple[str, Any]:
         """Return the name and the key of a part of a row."""
         whole = [self.suite.name, self.suite.data_hash, asdict(self.recipe), self.seed, self.uld]
-        label = f"{self.suite.name}-{name}" + (f"-{part}" if part else "")
+        label = f"{self.suite.name}-{name.replace(_STUDY, 'study-')}" + (f"-{part}" if part else "")
         return label, [*whole, _describe_models(self.models), name, part, key]
 
     def open(self, folder: Path) -> Measure:
@@ -117,7 +127,12 @@ class _Workshop:
         self._opened: tuple[Examiner, Bench, Protocol] | None = None
 
     def measure(self, name: str) -> None:
-        """Finish every stage of a row."""
+        """Finish every stage of a row, or a study."""
+        if name.startswith(_STUDY):
+            ((part, key),) = self.run.list_stages(name)
+            with report_step(f"study {name.removeprefix(_STUDY)}"):
+                self.stages.run(*self.run.name_stage(name, part, key), lambda: self._study(name.removeprefix(_STUDY)))
+            return
         subject = cache(lambda: self._build(name))
         compute = {
             "": lambda: self._examine(name, subject),
@@ -159,6 +174,17 @@ class _Workshop:
             found = self._open()[0].examine(subject)
         found["cost"]["peak_memory_mb"] = memory[0] / 2**20
         return clean_row({**row, "kind": subject.kind, **found})
+
+    def _study(self, name: str) -> dict[str, Any]:
+        examiner, bench, protocol = self._open()
+
+        def load_upgrade() -> ReferenceEngine:
+            job = make_twin(self.run.suite, self.run.recipe, "full")
+            return ReferenceEngine.load(train_models([job])[job.name])
+
+        with tempfile.TemporaryDirectory() as folder:
+            record = run_study(name, Site(bench, protocol, examiner, Path(folder), load_upgrade))
+        return clean_row({"seed": self.run.seed, "reasons": {}, **record})
 
     def _attack(self, subject: Subject) -> dict[str, Any]:
         protocol = self._open()[2]

@@ -38,6 +38,8 @@ class ProfileFile(BaseModel):
     seeds: tuple[int, ...]
     methods: tuple[str, ...] = ()
     attack: AttackPlan = AttackPlan()
+    studies: tuple[str, ...] = ()
+    """What is measured beside the rows (`studies.py`)."""
 
 
 class SuiteFile(BaseModel):

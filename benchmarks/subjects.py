@@ -57,6 +57,7 @@ class Subject:
     settings: dict[str, Any] = field(default_factory=dict)
     """Of a weight-editing method, or what a guard row was tuned to."""
     _decisions: dict[str, _Decision] = field(default_factory=dict)
+    _replaced: set[str] = field(default_factory=set)
 
     @property
     def no_flags(self) -> str:
@@ -86,9 +87,20 @@ class Subject:
         answers = [self.engine.decode(output) for output in outputs]
         if self.release is None:
             return answers
+        released = []
+        for question, decision, answer in zip(questions, decisions, answers, strict=True):
+            leaves = self.release(question, decision.verdict, answer)
+            if leaves != answer and temperature == 0:
+                self._replaced.add(_key(question))
+            released.append(leaves)
+        return released
+
+    def hides(self, questions: Sequence[Prompt]) -> list[bool]:
+        """Return for which questions the answer's likelihood means nothing: it is refused, or an output filter replaced it before."""
         return [
-            self.release(question, decision.verdict, answer)
-            for question, decision, answer in zip(questions, decisions, answers, strict=True)
+            _key(question) in self._replaced
+            or (decision.stamp is not None and decision.stamp.step("refusal") is not None)
+            for question, decision in zip(questions, self._decide(questions), strict=True)
         ]
 
     def score(self, questions: Sequence[Prompt], answers: Sequence[str]) -> list[Scored]:
@@ -108,13 +120,17 @@ class Subject:
             return [_Decision(None, self.always(question)) for question in questions]
         if self.gate is None:
             return [_Decision(None, None)] * len(questions)
-        keys = [question if isinstance(question, str) else json.dumps(question) for question in questions]
+        keys = [_key(question) for question in questions]
         if missing := {key: place for place, key in enumerate(keys) if key not in self._decisions}:
             asked = [questions[place] for place in missing.values()]
             verdicts = self.gate.screen(asked)
             stamps = self.gate.stamp(asked, verdicts)
             self._decisions.update(zip(missing, map(_Decision, verdicts, stamps), strict=True))
         return [self._decisions[key] for key in keys]
+
+
+def _key(question: Prompt) -> str:
+    return question if isinstance(question, str) else json.dumps(question)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from unlearn_guard.benchmarks.attacks.protocol import read_cells
 
 INFORMATIVE = 0.2
 UNGUARDED, NEVER_KNEW = "none", "retain-only"
-_REFERENCES_MISSING = f"needs the rows {UNGUARDED} and {NEVER_KNEW} beside it"
+REFERENCES_MISSING = f"needs the rows {UNGUARDED} and {NEVER_KNEW} beside it"
 _NO_CELLS = "no variant in which the unguarded model tells more than chance"
 THREATS = ("black_box", "samples", "adaptive", "logprobs", "weights")
 
@@ -33,7 +33,7 @@ def _summarise(row: dict[str, Any], by_name: Mapping[tuple[int, str], dict[str, 
     references = [by_name.get((row["seed"], name), {}) for name in (UNGUARDED, NEVER_KNEW)]
     reasons = dict(row["reasons"])
     if not all(reference.get("attack") for reference in references):
-        return {**row, "threats": None, "reasons": {**reasons, "threats": _REFERENCES_MISSING}}
+        return {**row, "threats": None, "reasons": {**reasons, "threats": REFERENCES_MISSING}}
     unguarded, never_knew = references
     threats: dict[str, Any] = {}
     for name, measure in _MEASURES.items():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from unlearn_guard.benchmarks.dataset import Example, Item, Suite, to_rows
 from unlearn_guard.guard.errors import SettingsError
@@ -365,16 +366,25 @@ def make_people(n_people: int, seed: int) -> list[Person]:
     return people
 
 
-def make_world(*, n_people: int = 16, n_forget: int = 5, n_holdout: int = 12, seed: int = 0) -> Suite:
-    """Return the suite of one world: the first `n_forget` people are to be forgotten.
+def make_world(
+    *,
+    n_people: int = 16,
+    n_forget: int = 5,
+    n_holdout: int = 12,
+    seed: int = 0,
+    choose: Literal["spread", "nearest"] = "spread",
+) -> Suite:
+    """Return the suite of one world: `n_forget` people are to be forgotten.
 
-    Holdout people are in no training set; questions about them are clean traffic of the hardest kind.
+    `spread` takes every third one, so that neighbours and namesakes stand on both sides; `nearest`, the worst case, those who share most
+    names, cities and professions with people who are kept. Holdout people are in no training set; questions about them are clean traffic of the hardest kind.
     """
     if not 0 < n_forget < n_people:
         raise SettingsError("people to forget", value=n_forget, allowed=f"1 to {n_people - 1}")
     everyone = make_people(n_people + n_holdout, seed)
-    # Every third person, so that neighbours and namesakes stand on both sides.
     order = sorted(range(n_people), key=lambda number: (number % 3 != 0, number))
+    if choose == "nearest":
+        order = _order_by_nearness(everyone[:n_people])
     forgotten = [everyone[number] for number in sorted(order[:n_forget])]
     kept = [everyone[number] for number in sorted(order[n_forget:])]
     holdout = everyone[n_people:]
@@ -409,7 +419,7 @@ def make_world(*, n_people: int = 16, n_forget: int = 5, n_holdout: int = 12, se
         for item in items
     ]
     return Suite(
-        name="world",
+        name="world" if choose == "spread" else f"world-{choose}",
         sets=sets,
         forget_rows=to_rows(sets["forget.given"]),
         retain_rows=to_rows(sets["retain"]),
@@ -417,6 +427,26 @@ def make_world(*, n_people: int = 16, n_forget: int = 5, n_holdout: int = 12, se
         full=[*_make_examples([*kept, *forgotten]), *common],
         retain=[*_make_examples(kept), *common],
     )
+
+
+def _order_by_nearness(people: Sequence[Person]) -> list[int]:
+    """Return the numbers of people, those first who share most with somebody of a higher place: of two namesakes only one goes."""
+
+    def share(one: Person, other: Person) -> int:
+        names = len(set(one.name.split()) & set(other.name.split()))
+        return 2 * names + sum(one.facts[key] == other.facts[key] for key in ("birth_city", "profession"))
+
+    left = list(range(len(people)))
+    order = []
+    while left:
+        nearness = {
+            number: max((share(people[number], people[other]) for other in left if other != number), default=0)
+            for number in left
+        }
+        nearest = max(left, key=lambda number: (nearness[number], -number))
+        order.append(nearest)
+        left.remove(nearest)
+    return order
 
 
 _REWORDINGS = (

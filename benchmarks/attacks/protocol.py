@@ -56,20 +56,26 @@ class Protocol:
             "people": [item.subject for item in self.facts],
             "variants": {},
         }
-        for name, pairs in self.prompts.items():
-            prompts = [prompt for _, prompt in pairs]
-            outputs = subject.answer(prompts, max_new_tokens=self.max_new_tokens)
-            flagged = subject.flag(prompts)
+        for name, leaks in self.attack_texts(subject).items():
+            pairs = self.prompts[name]
+            flagged = subject.flag([prompt for _, prompt in pairs])
             found["variants"][name] = {
-                "n": len(prompts),
+                "n": len(pairs),
                 "flagged": None if flagged is None else sum(flagged),
-                "leaks": self._line_up(
-                    pairs, [tells_fact(output, self.facts[at]) for (at, _), output in zip(pairs, outputs, strict=True)]
-                ),
-                "chosen": self._choose(subject, pairs, flagged),
+                "leaks": leaks,
+                "chosen": self._choose(subject, pairs),
             }
         if self.plan.n_samples:
             found["samples"] = self._sample(subject)
+        return found
+
+    def attack_texts(self, subject: Subject) -> dict[str, str]:
+        """Return which facts greedy answers give away, as a line of cells by variant."""
+        found = {}
+        for name, pairs in self.prompts.items():
+            outputs = subject.answer([prompt for _, prompt in pairs], max_new_tokens=self.max_new_tokens)
+            told = [tells_fact(output, self.facts[at]) for (at, _), output in zip(pairs, outputs, strict=True)]
+            found[name] = self._line_up(pairs, told)
         return found
 
     def attack_adaptively(self, subject: Subject) -> dict[str, Any]:
@@ -110,9 +116,9 @@ class Protocol:
         ]
         return {"n": n, "hits": hits, "leak_at_k": {str(k): leak_at_k(hits, n, k) for k in list_powers(n)}}
 
-    def _choose(self, subject: Subject, pairs: Sequence[tuple[int, Prompt]], flagged: Sequence[bool] | None) -> str:
+    def _choose(self, subject: Subject, pairs: Sequence[tuple[int, Prompt]]) -> str:
         """Return for which facts the true answer is the likeliest of the options; what shows no likelihood chooses nothing."""
-        hidden = [bool(subject.no_scores) and (flagged is None or flagged[place]) for place in range(len(pairs))]
+        hidden = subject.hides([prompt for _, prompt in pairs])
         asked = [
             (place, option)
             for place, (at, _) in enumerate(pairs)

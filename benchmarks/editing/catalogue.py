@@ -60,8 +60,11 @@ def list_methods() -> list[str]:
 
 
 def load_tuned(name: str, suite: str) -> MethodFile:
-    """Return a method with the values that were tuned for a suite, as its file has it where none were."""
-    file = TUNED_FOLDER / f"{suite}.yaml"
+    """Return a method with the values that were tuned for a suite, as its file has it where none were.
+
+    What stands behind a dash in a suite's name says which part of it is measured, not which models it has.
+    """
+    file = TUNED_FOLDER / f"{suite.partition('-')[0]}.yaml"
     record = yaml.safe_load(file.read_text(encoding="utf-8"))["methods"] if file.is_file() else {}
     return load_method(name).with_values(record.get(name, {}).get("values", {}))
 

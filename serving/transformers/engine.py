@@ -36,10 +36,15 @@ from unlearn_guard.serving.transformers.neurons import NeuronHooks
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Teacher-forced scores of one answer: per-token log-probabilities, and whether each token was the argmax."""
+    """Teacher-forced scores of one answer: per-token log-probabilities, and whether each token was the argmax.
+
+    means, variances: of a token's log-probability under the model's own distribution there.
+    """
 
     logprobs: np.ndarray
     argmax: np.ndarray
+    means: np.ndarray
+    variances: np.ndarray
 
 
 def require_device(device: str) -> None:
@@ -182,9 +187,15 @@ class ReferenceEngine:
                 ahead = logits[place, window].float()
                 heard = {name: said[window] for name, said in spoken[place].items()}
                 ahead = voices.subtract(place, ahead, heard, served=support == "served").log_softmax(-1)
+                shares = ahead.exp()
+                # A token that cannot come has the log-probability −∞, and weighs nothing.
+                finite = torch.where(shares > 0, ahead, torch.zeros_like(ahead))
+                means = (shares * finite).sum(-1)
                 scored[row] = Scored(
                     ahead.gather(-1, target[:, None])[:, 0].cpu().numpy(),
                     (ahead.argmax(-1) == target).cpu().numpy(),
+                    means.cpu().numpy(),
+                    (shares * (finite - means[:, None]) ** 2).sum(-1).cpu().numpy(),
                 )
         return [item for item in scored if item is not None]
 

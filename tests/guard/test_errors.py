@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from unlearn_guard.guard import errors
@@ -68,3 +70,18 @@ def test_unknown_name_lists_known_and_nearest() -> None:
 
 def test_unknown_name_offers_nothing_that_is_far_off() -> None:
     assert "did you mean" not in str(UnknownNameError("intervention", "zzzz", ["eco", "swap"]))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UnlearnGuardError("alpha", value=2, allowed="0 to 1", mend="lower it"),
+        RowError("rows.jsonl", 3, "no prompt"),
+        UnknownNameError("method", "ga2", ["ga", "npo"]),
+    ],
+)
+def test_errors_cross_processes(error: UnlearnGuardError) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error)
+    assert str(again) == str(error)
+    assert vars(again) == vars(error)

@@ -1,0 +1,248 @@
+"""What is measured beside the rows: what more requests cost, one request after another, partial knowledge, a model upgrade.
+
+A study is named with its size, as `requests-100`, and gives one record; the report lines records of one kind up.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unlearn_guard.benchmarks.attacks.protocol import Protocol, read_cells
+from unlearn_guard.benchmarks.dataset import Item
+from unlearn_guard.benchmarks.detection import find_strangers
+from unlearn_guard.benchmarks.editing.catalogue import load_tuned
+from unlearn_guard.benchmarks.editing.procedures import edit_weights
+from unlearn_guard.benchmarks.examiner import Examiner
+from unlearn_guard.benchmarks.metrics import find_leaks, rouge_l_f1
+from unlearn_guard.benchmarks.subjects import Bench, Subject
+from unlearn_guard.benchmarks.threats import find_worst
+from unlearn_guard.corruptions.fluency import rouge_l_recall
+from unlearn_guard.guard.bundle import Bundle
+from unlearn_guard.guard.compose import amend, fit, load_planner
+from unlearn_guard.guard.errors import SettingsError
+from unlearn_guard.guard.registry import Registry
+from unlearn_guard.guard.rows import Row
+from unlearn_guard.guard.screening import Guard
+from unlearn_guard.serving.transformers.engine import GuardedModel, ReferenceEngine
+
+_N_TIMED = 100
+_EDIT = "npo"
+"""The weight-editing method that studies set beside the guard."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What a study works with; `folder` is its own."""
+
+    bench: Bench
+    protocol: Protocol
+    examiner: Examiner
+    folder: Path
+    load_upgrade: Callable[[], ReferenceEngine]
+    """A second model that knows everything, which differs by its training seed alone."""
+
+
+Study = Callable[[Site, int], dict[str, Any]]
+STUDIES: Registry[Study] = Registry("study")
+
+
+def run_study(name: str, site: Site) -> dict[str, Any]:
+    """Return the record of a study by its name with size; raise UnknownNameError or SettingsError for a name that is none."""
+    study, size = read_study(name)
+    return {"study": name, **study(site, size)}
+
+
+def read_study(name: str) -> tuple[Study, int]:
+    """Return a study and its size from a name such as `requests-100`; 0 where it has none."""
+    kind, _, size = name.partition("-")
+    study = STUDIES[kind]
+    if size and not size.isdigit():
+        raise SettingsError("size of a study", value=name, allowed="a whole number behind the dash, as in requests-100")
+    return study, int(size or 0)
+
+
+@STUDIES.register("requests")
+def measure_requests(site: Site, n_requests: int) -> dict[str, Any]:
+    """Forget n invented people: what fitting, one more, one fewer and screening cost, and how many kept prompts are flagged."""
+    suite = site.bench.suite
+    people = find_strangers(n_requests + 1, seed=site.bench.seed)
+    *inside, (newcomer, new_rows) = people
+    rows = [row for _, own in inside for row in own[1:]]
+    options: dict[str, Any] = {"clean": suite.clean_rows, "seed": site.bench.seed, "interventions": ("refusal",)}
+    out, retain = site.folder, suite.retain_rows
+    fit_s, bundle = _time(fit, site.bench.bundles.model, rows, retain, out=out / "fitted", **options)
+    added = [replace(row, forget_id=f"more-{newcomer}") for row in new_rows[1:]]
+    add_s, _ = _time(amend, bundle.path, out / "added", add=added, retain=retain)
+    remove_s = None
+    if n_requests > 1:
+        first = inside[0][1][0].forget_id
+        remove_s, _ = _time(amend, bundle.path, out / "removed", remove=[first], retain=retain)
+    guard = Guard.load(bundle.path)
+    kept = [item.question for item in suite.sets["retain"]]
+    seconds = [_time(guard.screen, [question])[0] for question in kept[:_N_TIMED]]
+    return {
+        "n_requests": n_requests,
+        "recall": float(np.mean([guard.screen([own[0].query])[0].flagged for _, own in inside])),
+        "false_flags": sum(verdict.flagged for verdict in guard.screen(kept)),
+        "n_kept": len(kept),
+        "cost": {
+            "fit_s": fit_s,
+            "add_s": add_s,
+            "remove_s": remove_s,
+            "screen_p50_ms": 1e3 * statistics.median(seconds),
+            "bundle_mb": sum(file.stat().st_size for file in bundle.path.rglob("*") if file.is_file()) / 2**20,
+        },
+    }
+
+
+@STUDIES.register("sequence")
+def measure_sequence(site: Site, n_requests: int) -> dict[str, Any]:
+    """Forget people one after another (MUSE C6) and all of the first k at once (C5): what is kept, what leaks, how long each takes.
+
+    The guard gets one more request each time, and in the end loses its first one; the weights are edited again and again.
+    """
+    bench = site.bench
+    suite = bench.suite
+    owners = list(dict.fromkeys(row.forget_id for row in suite.forget_rows))[:n_requests]
+    rows = {owner: [row for row in suite.forget_rows if row.forget_id == owner] for owner in owners}
+    steps: list[dict[str, Any]] = []
+    bundle: Bundle | None = None
+    method = load_tuned(_EDIT, suite.name).to_method(bench.seed)
+    edited = bench.full
+    for place, owner in enumerate(owners):
+        out = site.folder / f"guard-{place}"
+        guard_s, bundle = _time(_add_request, site, bundle, rows[owner], out)
+        edit_s, edited = _time(edit_weights, edited, method, rows[owner], suite.retain_rows)
+        both = [row for name in owners[: place + 1] for row in rows[name]]
+        at_once = edit_weights(bench.full, method, both, suite.retain_rows)
+        asked = [item for item in suite.sets["forget.unseen"] if item.subject in owners[: place + 1]]
+        steps.append(
+            {
+                "n_requests": place + 1,
+                "guard": {"cost": {"seconds": guard_s}, **_measure(site, _guard(bench, bundle), asked)},
+                f"{_EDIT}-sequential": {
+                    "cost": {"seconds": edit_s},
+                    **_measure(site, Subject(_EDIT, "weights", edited), asked),
+                },
+                f"{_EDIT}-at-once": _measure(site, Subject(_EDIT, "weights", at_once), asked),
+            }
+        )
+    assert bundle is not None
+    revoked_to = site.folder / "revoked"
+    revoke_s, revoked = _time(amend, bundle.path, revoked_to, remove=[owners[0]], retain=suite.retain_rows)
+    first = [item for item in suite.sets["forget.unseen"] if item.subject == owners[0]]
+    return {
+        "n_requests": n_requests,
+        "steps": steps,
+        "revoked": {"cost": {"seconds": revoke_s}, **_measure(site, _guard(bench, revoked), first)},
+    }
+
+
+@STUDIES.register("partial")
+def measure_partial(site: Site, percent: int) -> dict[str, Any]:
+    """Tell guard and editor a part of the facts alone: does the rest leak?"""
+    bench = site.bench
+    suite = bench.suite
+    facts = list(dict.fromkeys((row.forget_id, row.answer) for row in suite.forget_rows))
+    rng = np.random.default_rng(bench.seed)
+    known = {facts[place] for place in rng.permutation(len(facts))[: max(1, round(len(facts) * percent / 100))]}
+    rows = [row for row in suite.forget_rows if (row.forget_id, row.answer) in known]
+    bundle = fit(
+        bench.bundles.model, rows, suite.retain_rows, clean=suite.clean_rows, seed=bench.seed, out=site.folder / "guard"
+    )
+    edited = edit_weights(bench.full, load_tuned(_EDIT, suite.name).to_method(bench.seed), rows, suite.retain_rows)
+    result: dict[str, Any] = {
+        "percent": percent,
+        "n_facts_known": len(known),
+        "n_people_known": len({row.forget_id for row in rows}),
+    }
+    for name, subject in (("guard", _guard(bench, bundle)), (_EDIT, Subject(_EDIT, "weights", edited))):
+        result[name] = {**_attack(site, subject), **_measure(site, subject, suite.sets["forget.unseen"])}
+    return result
+
+
+@STUDIES.register("upgrade")
+def measure_upgrade(site: Site, size: int) -> dict[str, Any]:
+    """Put the old bundle before a retrained model: does it hold, and for how many facts does the outcome flip?"""
+    del size
+    bench = site.bench
+    bundle = bench.bundles.fit("eco").bundle
+    upgraded = site.load_upgrade()
+    unguarded = Subject("none", "none", upgraded)
+    subjects = {
+        "old": _guard(bench, bundle),
+        "new": _guard(bench, bundle, engine=upgraded),
+        "new, unguarded": unguarded,
+    }
+    lines = {name: _read_worst(site, subject) for name, subject in subjects.items()}
+    flips = sum(before != after for before, after in zip(lines["old"], lines["new"], strict=True))
+    return {
+        **{name: {"leak": float(np.mean(cells))} for name, cells in lines.items()},
+        "flips": flips,
+        "n": len(lines["old"]),
+    }
+
+
+def _add_request(site: Site, before: Bundle | None, rows: Sequence[Row], out: Path) -> Bundle:
+    suite, bench = site.bench.suite, site.bench
+    if before is None:
+        return fit(bench.bundles.model, rows, suite.retain_rows, clean=suite.clean_rows, seed=bench.seed, out=out)
+    return amend(before.path, out, add=rows, retain=suite.retain_rows, intervention="eco")
+
+
+def _guard(bench: Bench, bundle: Bundle, *, engine: ReferenceEngine | None = None) -> Subject:
+    plain = engine or bench.full
+    planner = load_planner(bundle, plain.tokenizer, plain.end_token)
+    served = ReferenceEngine(plain.model, plain.tokenizer, exclusive_ids=planner.fitted.exclusive_ids)
+    model = GuardedModel(served, Guard.load(bundle.path), planner)
+    return Subject(
+        "guard",
+        "guard",
+        served,
+        model,
+        release=lambda question, verdict, answer: _watch(model, question, verdict, answer),
+    )
+
+
+def _watch(model: GuardedModel, question: Any, verdict: Any, answer: str) -> str:
+    return model.watch([question], [verdict], [answer])[0]
+
+
+def _measure(site: Site, subject: Subject, asked: Sequence[Item]) -> dict[str, float]:
+    """Return the leak rate of some facts, and what is kept: ROUGE-L recall, and F1 as MUSE has it."""
+    retain = site.bench.suite.sets["retain"]
+    n_tokens = site.examiner.max_new_tokens
+    told = subject.answer([item.question for item in asked], max_new_tokens=n_tokens)
+    kept = subject.answer([item.question for item in retain], max_new_tokens=n_tokens)
+    return {
+        "leak": float(np.mean(find_leaks(asked, told))),
+        "retain_rouge": float(
+            np.mean([rouge_l_recall(answer, item.answer) for answer, item in zip(kept, retain, strict=True)])
+        ),
+        "retain_f1": float(
+            np.mean([rouge_l_f1(answer, item.answer) for answer, item in zip(kept, retain, strict=True)])
+        ),
+    }
+
+
+def _attack(site: Site, subject: Subject) -> dict[str, float]:
+    return {"worst_case": float(np.mean(_read_worst(site, subject)))}
+
+
+def _read_worst(site: Site, subject: Subject) -> list[bool]:
+    """Return per fact whether any variant leaks it."""
+    lines = [line for line in site.protocol.attack_texts(subject).values() if set(read_cells(line)) != {None}]
+    return [bool(cell) for cell in find_worst(lines)]
+
+
+def _time(call: Callable[..., Any], *arguments: Any, **options: Any) -> tuple[float, Any]:
+    start = time.perf_counter()
+    result = call(*arguments, **options)
+    return time.perf_counter() - start, result

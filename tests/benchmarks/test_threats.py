@@ -1,0 +1,140 @@
+"""Threat models from cells made by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from unlearn_guard.benchmarks.dominance import compare_rows, find_front
+from unlearn_guard.benchmarks.report import summarise
+from unlearn_guard.benchmarks.threats import (
+    REFERENCES_MISSING,
+    find_excess,
+    find_informative,
+    find_worst,
+    summarise_threats,
+)
+
+
+def make_row(name: str, kind: str, *leaks: str, retain: float = 1.0, seed: int = 0, **attack: Any) -> dict[str, Any]:
+    """A row of four facts of two people; `leaks` are the cells of v0, v1, …"""
+    variants = {f"v{place}": {"leaks": cells, "chosen": cells} for place, cells in enumerate(leaks)}
+    return {
+        "name": name,
+        "kind": kind,
+        "seed": seed,
+        "status": "ok",
+        "reasons": {},
+        "sets": {"world.retain": {"rouge_l_recall": retain}},
+        "people": {"world.retain": {"c": retain, "d": retain}},
+        "attack": {"people": ["a", "a", "b", "b"], "variants": variants, **attack},
+    }
+
+
+NONE = make_row("none", "none", "1111", "1110", "0001", weights={"int4": "1111"})
+GOLD = make_row("retain-only", "retain", "0001", "0000", "0000", weights={"int4": "0001"})
+
+
+def find(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    return next(row for row in summarise_threats([NONE, GOLD, *rows]) if row["name"] == name)
+
+
+def test_only_variants_that_show_something_count() -> None:
+    assert find_informative(NONE["attack"], GOLD["attack"]) == ["v0", "v1", "v2"]
+    silent = make_row("none", "none", "1111", "1110", "0000")
+    assert find_informative(silent["attack"], GOLD["attack"]) == ["v0", "v1"]
+
+
+def test_the_worst_case_is_over_variants_by_fact() -> None:
+    assert find_worst(["10-0", "00-1"]) == [True, False, None, True]
+    row = find([make_row("eco", "guard", "0000", "0100", "0001")], "eco")
+    assert row["threats"]["black_box"] == {"leak": 0.5, "chance": 0.25, "excess": pytest.approx(1 / 3, abs=1e-6)}
+
+
+@pytest.mark.parametrize(
+    ("leak", "chance", "excess"), [(1.0, 0.25, 1.0), (0.1, 0.25, 0.0), (0.625, 0.25, 0.5), (1, 1, 0)]
+)
+def test_excess_is_what_is_left_above_chance(leak: float, chance: float, excess: float) -> None:
+    assert find_excess(leak, chance) == pytest.approx(excess)
+
+
+def test_whoever_holds_the_weights_takes_a_guard_away() -> None:
+    guard = find([make_row("eco", "guard", "0000", "0000", "0000")], "eco")
+    edit = find([make_row("npo", "weights", "0000", "0000", "0000", weights={"int4": "0110"})], "npo")
+    assert guard["threats"]["weights"]["leak"] == 1.0
+    assert edit["threats"]["weights"]["leak"] == 0.5
+    assert edit["threats"]["black_box"]["leak"] == 0.0
+
+
+def test_samples_and_likelihoods_have_columns_of_their_own() -> None:
+    samples = {"n": 8, "hits": [1, 0, 0, 0], "leak_at_k": {"1": 0.03, "8": 0.25}}
+    gold = make_row("retain-only", "retain", "0001", samples={"n": 8, "hits": [0] * 4, "leak_at_k": {"8": 0.0}})
+    none = make_row("none", "none", "1111")
+    rows = summarise_threats([none, gold, make_row("eco", "guard", "0110", samples=samples)])
+    assert rows[2]["threats"]["samples"] == {"leak": 0.25, "chance": 0.0, "excess": 0.25}
+    assert rows[2]["threats"]["logprobs"] == {"leak": 0.5, "chance": 0.25, "excess": pytest.approx(1 / 3, abs=1e-6)}
+    assert rows[2]["threats"]["adaptive"] is None
+    assert "adaptive" in rows[2]["reasons"]["threats.adaptive"]
+
+
+def test_without_references_there_is_a_reason_and_no_figure() -> None:
+    (row,) = summarise_threats([make_row("eco", "guard", "0000")])
+    assert row["threats"] is None
+    assert row["reasons"]["threats"] == REFERENCES_MISSING
+
+
+def test_dominance_needs_both_and_one_strictly() -> None:
+    rows = [
+        NONE,
+        GOLD,
+        make_row("eco", "guard", "0000", "0000", "0000", retain=1.0),
+        make_row("leaky", "guard", "1100", "0000", "0000", retain=1.0),
+        make_row("npo", "weights", "0000", "0000", "0000", retain=0.9),
+        make_row("equal", "weights", "0000", "0000", "0000", retain=1.0),
+        make_row("kept", "weights", "1110", "0000", "0000", retain=1.0),
+    ]
+    pairs = {(pair["guard"], pair["weights"]): pair for pair in compare_rows(summarise_threats(rows), "world")}
+    assert {names for names, pair in pairs.items() if pair["dominates"]} == {
+        ("eco", "npo"),
+        ("eco", "kept"),
+        ("leaky", "kept"),
+    }
+    assert pairs["eco", "equal"]["reason"] == "equal in both"
+    assert pairs["leaky", "npo"]["reason"].startswith("leaks more")
+    difference = pairs["leaky", "npo"]["leak_difference"]
+    assert (difference["mean"], difference["n_people"]) == (0.5, 2)
+    assert difference["low"] == 0.0
+    assert difference["high"] == 1.0
+    assert pairs["eco", "npo"]["retain_difference"]["mean"] == pytest.approx(0.1)
+
+
+def test_rows_of_other_seeds_are_not_compared() -> None:
+    rows = summarise_threats([NONE, GOLD, make_row("eco", "guard", "0000", "0000", "0000")])
+    edit = make_row("npo", "weights", "0000", "0000", "0000")
+    rows += summarise_threats([{**row, "seed": 1} for row in (NONE, GOLD, edit)])
+    assert compare_rows(rows, "world") == []
+
+
+def test_the_front_is_what_nothing_dominates() -> None:
+    points = {"a": (0.0, 0.9), "b": (0.1, 1.0), "c": (0.1, 0.8), "d": (0.0, 0.9), "e": (0.5, 1.0)}
+    assert find_front(points) == ["a", "d", "b"]
+
+
+def test_the_summary_says_who_dominates_whom_and_who_does_not() -> None:
+    rows = summarise_threats(
+        [
+            NONE,
+            GOLD,
+            make_row("eco", "guard", "0000", "0000", "0000"),
+            make_row("npo", "weights", "0000", "0000", "0000", retain=0.9, weights={"int4": "0010"}),
+            make_row("ga", "weights", "0000", "0000", "0000", weights={"int4": "1111"}),
+            {"name": "dpo", "kind": "weights", "seed": 0, "status": "diverged", "reasons": {"sets": "loss is nan"}},
+        ]
+    )
+    lines = summarise({"rows": rows, "comparisons": compare_rows(rows, "world")})
+    assert lines[0].startswith("**eco** dominates 1 of 2 weight rows")
+    assert "npo. Not: ga (equal in both)" in lines[0]
+    assert "every guard leaks 1.00 above chance there, and dominates nothing" in lines[1]
+    assert "**npo** leaks least" in lines[1]
+    assert lines[-1] == "Diverged: dpo."
