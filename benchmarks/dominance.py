@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from unlearn_guard.benchmarks.threats import find_worst
+from unlearn_guard.benchmarks.threats import find_worst, list_lines
 
 N_RESAMPLES = 2000
 _ROUND = 4
@@ -81,7 +81,7 @@ def _compare(
 def _read_leaks(row: Mapping[str, Any]) -> dict[str, float]:
     """Return each forgotten person's share of facts that leak to the black-box attacker."""
     attack = row["attack"]
-    cells = find_worst([attack["variants"][name]["leaks"] for name in row["threats"]["informative"]])
+    cells = find_worst(list_lines(attack, row["threats"]["informative"]))
     people: dict[str, list[bool]] = {}
     for person, cell in zip(attack["people"], cells, strict=True):
         if cell is not None:

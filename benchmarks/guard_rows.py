@@ -11,7 +11,7 @@ import numpy as np
 
 from unlearn_guard.benchmarks.attacks.variants import Prompt
 from unlearn_guard.benchmarks.dataset import Suite
-from unlearn_guard.benchmarks.subjects import SUBJECTS, Bench, Build, Subject
+from unlearn_guard.benchmarks.subjects import SUBJECTS, Bench, Build, Release, Subject
 from unlearn_guard.classifiers.encoder import OnnxEncoder
 from unlearn_guard.classifiers.export import DEFAULT_ENCODER, export_encoder
 from unlearn_guard.corruptions.eco import EcoSettings
@@ -24,6 +24,7 @@ from unlearn_guard.guard.conversation import read_messages
 from unlearn_guard.guard.screening import Guard
 from unlearn_guard.guard.stamp import Stamp
 from unlearn_guard.guard.verdict import Verdict
+from unlearn_guard.guard.watching import AnswerWatch
 from unlearn_guard.serving.transformers.engine import GuardedModel, ReferenceEngine, open_assistants
 
 _REFUSED = "a refusal replaces the answer: it has no likelihood under the served policy"
@@ -76,10 +77,7 @@ def _joint(bench: Bench) -> Subject:
     bundle, planner, seconds = _open(bench, "eco", "eco")
     model = _guarded(bench, bundle, planner)
 
-    def release(question: Prompt, verdict: Verdict | None, answer: str) -> str:
-        assert verdict is not None
-        return model.watch([question], [verdict], [answer])[0]
-
+    release, stream = _watch(model)
     positions = f"prompt ({bundle.manifest.interventions['eco']['mask']})"
     return Subject(
         "guard",
@@ -90,7 +88,52 @@ def _joint(bench: Bench) -> Subject:
         no_scores="an answer that the output guard ends has no likelihood under the served policy",
         corrupted_positions=positions,
         release=release,
+        stream=stream,
     )
+
+
+@SUBJECTS.register("output-guard")
+def _output_guard(bench: Bench) -> Subject:
+    """Return our output guard alone: the prompt arms it, nothing else is done about the prompt."""
+    bundle, planner, seconds = _open(bench, "eco", "eco")
+    model = _guarded(bench, bundle, planner)
+    watch, follow = _watch(model)
+
+    def judge(with_what: Release) -> Release:
+        return lambda question, verdict, answer: with_what(question, model.screen([question])[0], answer)
+
+    return Subject(
+        "output-guard",
+        "guard",
+        bench.full,
+        fit_seconds=seconds,
+        no_scores="an answer that the output guard ends has no likelihood under the served policy",
+        release=judge(watch),
+        stream=judge(follow),
+    )
+
+
+_STREAMED_CHARACTERS = 4
+
+
+def _watch(model: GuardedModel) -> tuple[Release, Release]:
+    """Return what the output guard lets leave of an answer that is judged whole, and of one that leaves while it is written."""
+
+    def release(question: Prompt, verdict: Verdict | None, answer: str) -> str:
+        assert verdict is not None
+        return model.watch([question], [verdict], [answer])[0]
+
+    def stream(question: Prompt, verdict: Verdict | None, answer: str) -> str:
+        assert verdict is not None
+        watch = AnswerWatch(model.guard, [message.text for message in read_messages(question)], verdict)
+        for end in range(_STREAMED_CHARACTERS, len(answer), _STREAMED_CHARACTERS):
+            if watch.update(answer[:end]):
+                break
+        else:
+            watch.update(answer, finished=True)
+        return answer[: watch.safe] if watch.hit else answer
+
+    return release, stream
 
 
 @SUBJECTS.register("prompting-always")

@@ -242,14 +242,16 @@ def _variant_section(report: Mapping[str, Any]) -> Section:
     for row in report["rows"]:
         if row.get("attack"):
             rates = [find_rate(row["attack"], name) for name in names]
+            streamed = row["attack"].get("streaming")
+            rates.append(streamed.count("1") / len(streamed) if streamed else None)
             lines.append([row["name"], str(row["seed"]), *(_show(rate, "{:.2f}") for rate in rates)])
     informative = sorted({name for row in report["rows"] for name in (row.get("threats") or {}).get("informative", ())})
     return Section(
         "Leak by variant",
-        ["method", "seed", *names],
+        ["method", "seed", *names, "streamed"],
         lines,
-        f"Share of facts that leak, greedy answers. Informative: {', '.join(informative) or 'none'}; in the others the unguarded model cannot answer.",
-        heat=(2, 2 + len(names)),
+        f"Share of facts that leak, greedy answers; streamed: v0 where an output guard judges while the answer leaves. Informative: {', '.join(informative) or 'none'}; in the others the unguarded model cannot answer.",
+        heat=(2, 3 + len(names)),
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from unlearn_guard.benchmarks.dataset import Suite
 from unlearn_guard.benchmarks.dominance import compare_rows
 from unlearn_guard.benchmarks.environment import describe_environment
 from unlearn_guard.benchmarks.methods import SUBJECTS
+from unlearn_guard.benchmarks.question_sets import load_knowundo, load_muse, load_pistol
 from unlearn_guard.benchmarks.report import SCHEMA_VERSION, write_report
-from unlearn_guard.benchmarks.seed_run import TWIN, SeedRun
+from unlearn_guard.benchmarks.seed_run import NEEDS, SeedRun
 from unlearn_guard.benchmarks.sizes import AttackPlan, load_profile
 from unlearn_guard.benchmarks.stages import hash_content
 from unlearn_guard.benchmarks.studies import read_study
@@ -22,15 +24,24 @@ from unlearn_guard.benchmarks.training import Recipe
 from unlearn_guard.benchmarks.world import make_world
 from unlearn_guard.guard.errors import SettingsError
 
-_KEPT = ("world", "world-nearest", "tofu")
-"""Suites whose finished rows are kept."""
+_LOADERS: dict[str, tuple[str, Callable[..., Suite]]] = {
+    "world": ("world", make_world),
+    "world-nearest": ("world", make_world),
+    "tofu": ("authors", load_tofu),
+    "tofu-01": ("authors", load_tofu),
+    "tofu-05": ("authors", load_tofu),
+    "tofu-10": ("authors", load_tofu),
+    "knowundo": ("rows", load_knowundo),
+    "pistol": ("rows", load_pistol),
+    "muse": ("rows", load_muse),
+}
+"""By suite: which of its sizes say what is in it, and what loads it. Their finished rows are kept."""
 
 
 def load_suite(name: str, sizes: dict[str, Any], seed: int) -> Suite:
     """Build the suite that a profile describes."""
-    if name == "tofu":
-        return load_tofu(**sizes["authors"], seed=seed)
-    return make_world(**sizes["world"], seed=seed)
+    key, load = _LOADERS[name]
+    return replace(load(**sizes[key], seed=seed), name=name)
 
 
 def run_bench(
@@ -56,9 +67,9 @@ def run_bench(
     """
     if suite != "skills" and (targets or device != "cpu"):
         raise SettingsError("--targets and --device", value=suite, allowed="with --suite skills")
-    if fresh and suite not in _KEPT:
+    if fresh and suite not in _LOADERS:
         raise SettingsError(
-            "--fresh", value=suite, allowed=f"with --suite {' or '.join(_KEPT)}; the others keep nothing"
+            "--fresh", value=suite, allowed=f"with --suite {' or '.join(_LOADERS)}; the others keep nothing"
         )
     sizes = load_profile(suite, profile)
     if suite == "detection":
@@ -77,12 +88,12 @@ def run_bench(
             targets=targets,
             device=device,
         )
-    names = list(methods or sizes["methods"] or [name for name in SUBJECTS if models is None or name != TWIN])
+    names = list(methods or sizes["methods"] or [name for name in SUBJECTS if models is None or name not in NEEDS])
     for name in names:
         SUBJECTS[name]  # An unknown name must not surface after minutes of training.
     attack = AttackPlan(**sizes["attack"])
     # Named rows are asked for alone; the user's own models have no twin to upgrade to.
-    studies = [name for name in sizes["studies"] if not methods and (models is None or not name.startswith("upgrade"))]
+    studies = [name for name in sizes["studies"] if not methods and (models is None or f"study:{name}" not in NEEDS)]
     for name in studies:
         read_study(name)
     rows: list[dict[str, Any]] = []

@@ -24,12 +24,19 @@ from unlearn_guard.benchmarks.sizes import AttackPlan
 from unlearn_guard.benchmarks.stages import Stages, hash_sources
 from unlearn_guard.benchmarks.studies import Site, run_study
 from unlearn_guard.benchmarks.subjects import Bench, Subject
-from unlearn_guard.benchmarks.training import Recipe, make_jobs, make_twin, train_models
+from unlearn_guard.benchmarks.training import FURTHER, Recipe, make_further_job, make_jobs, train_models
 from unlearn_guard.guard.errors import SettingsError
 from unlearn_guard.guard.progress import report_step
 from unlearn_guard.serving.transformers.engine import ReferenceEngine
 
-TWIN = "retain-only-twin"
+NEEDS = {
+    "retain-only-twin": "twin",
+    "uoe": "mixture",
+    "none-mixture": "mixture",
+    "s3t": "base",
+    "study:upgrade": "upgrade",
+}
+"""Rows and studies that need a further model, which the benchmark trains itself."""
 _STUDY = "study:"
 """Before the name of a study, where rows and studies are in one list."""
 _POLL_SECONDS = 0.2
@@ -57,10 +64,11 @@ class SeedRun:
     ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Return the rows of these names, and the records of studies; what an earlier run finished comes from disk, unless `fresh`.
 
-        What is not needed for the others is neither trained nor fitted. Raises SettingsError for a twin of the user's own models.
+        What is not needed for the others is neither trained nor fitted. Raises SettingsError for a row that needs a further model beside
+        the user's own.
         """
-        if self.models is not None and TWIN in names:
-            raise SettingsError("row", value=TWIN, allowed="where the benchmark trains the models itself")
+        if self.models is not None and (needy := [name for name in names if name in NEEDS]):
+            raise SettingsError("row", value=needy[0], allowed="where the benchmark trains the models itself")
         edits = set(list_methods())
         # Guards first: they share bundles, and so a process.
         order = sorted(names, key=lambda name: name in edits)
@@ -68,19 +76,20 @@ class SeedRun:
         order[n_guards:n_guards] = [_STUDY + study for study in studies]
         missing = [name for name in order if self.fresh or self.read(name) is None]
         if missing:
-            self.train(with_twin=TWIN in missing)
+            # Trained side by side at once; what they are is found again by who needs them.
+            self.train([NEEDS[name] for name in missing if name in NEEDS])
             with tempfile.TemporaryDirectory() as folder:
                 run_lanes(partial(self.open, Path(folder)), missing, workers=workers)
         rows = [self.read(name) for name in names]
         records = [self.read(_STUDY + study) for study in studies]
         return [row for row in rows if row is not None], [record for record in records if record is not None]
 
-    def train(self, *, with_twin: bool) -> dict[str, Path]:
-        """Return the folders of the models, trained where they are not there."""
+    def train(self, further: Sequence[str] = ()) -> dict[str, Path]:
+        """Return the folders of the suite's models and of further ones (`training.FURTHER`), trained where they are not there."""
         if self.models is not None:
             return self.models
-        twin = [make_twin(self.suite, self.recipe)] if with_twin else []
-        return train_models([*make_jobs(self.suite, self.recipe), *twin])
+        more = [make_further_job(name, self.suite, self.recipe) for name in FURTHER if name in further]
+        return train_models([*make_jobs(self.suite, self.recipe), *more])
 
     def read(self, name: str) -> dict[str, Any] | None:
         """Return a finished row, None where a part of it is not finished; raise DataError for a damaged part."""
@@ -148,17 +157,18 @@ class _Workshop:
     def _open(self) -> tuple[Examiner, Bench, Protocol]:
         if self._opened is None:
             run = self.run
-            folders = run.train(with_twin=False)
+            folders = run.train()
             full, retain = (ReferenceEngine.load(folders[name]) for name in ("full", "retain-only"))
             bundles = Bundles(run.suite, folders["full"], self.folder, seed=run.seed, uld=run.uld)
             examiner = Examiner(run.suite, Subject("retain-only", "retain", retain))
             protocol = Protocol(run.suite, run.attack, seed=run.seed, max_new_tokens=examiner.max_new_tokens)
 
-            def load_twin() -> ReferenceEngine:
-                return ReferenceEngine.load(run.train(with_twin=True)[TWIN])
-
-            self._opened = examiner, Bench(run.suite, full, retain, bundles, run.seed, load_twin), protocol
+            bench = Bench(run.suite, full, retain, bundles, run.seed, self._open_model)
+            self._opened = examiner, bench, protocol
         return self._opened
+
+    def _open_model(self, name: str) -> ReferenceEngine:
+        return ReferenceEngine.load(self.run.train([name])[name])
 
     def _build(self, name: str) -> Subject:
         return SUBJECTS[name](self._open()[1])
@@ -178,12 +188,8 @@ class _Workshop:
     def _study(self, name: str) -> dict[str, Any]:
         examiner, bench, protocol = self._open()
 
-        def load_upgrade() -> ReferenceEngine:
-            job = make_twin(self.run.suite, self.run.recipe, "full")
-            return ReferenceEngine.load(train_models([job])[job.name])
-
         with tempfile.TemporaryDirectory() as folder:
-            record = run_study(name, Site(bench, protocol, examiner, Path(folder), load_upgrade))
+            record = run_study(name, Site(bench, protocol, examiner, Path(folder)))
         return clean_row({"seed": self.run.seed, "reasons": {}, **record})
 
     def _attack(self, subject: Subject) -> dict[str, Any]:

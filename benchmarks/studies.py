@@ -45,8 +45,6 @@ class Site:
     protocol: Protocol
     examiner: Examiner
     folder: Path
-    load_upgrade: Callable[[], ReferenceEngine]
-    """A second model that knows everything, which differs by its training seed alone."""
 
 
 Study = Callable[[Site, int], dict[str, Any]]
@@ -174,7 +172,7 @@ def measure_upgrade(site: Site, size: int) -> dict[str, Any]:
     del size
     bench = site.bench
     bundle = bench.bundles.fit("eco").bundle
-    upgraded = site.load_upgrade()
+    upgraded = bench.open_model("upgrade")
     unguarded = Subject("none", "none", upgraded)
     subjects = {
         "old": _guard(bench, bundle),

@@ -54,6 +54,8 @@ class Subject:
     """What an ungated method does to every question."""
     release: Release | None = None
     """What an output filter lets leave; None without one."""
+    stream: Release | None = None
+    """The same where the answer leaves while it is written; None where that makes no difference."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Of a weight-editing method, or what a guard row was tuned to."""
     _decisions: dict[str, _Decision] = field(default_factory=dict)
@@ -73,9 +75,15 @@ class Subject:
         return [decision.stamp is not None for decision in self._decide(questions)]
 
     def answer(
-        self, questions: Sequence[Prompt], *, max_new_tokens: int, temperature: float = 0.0, seed: int = 0
+        self,
+        questions: Sequence[Prompt],
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        seed: int = 0,
+        streams: bool = False,
     ) -> list[str]:
-        """Return greedy answers, or ones drawn at a temperature, as far as they may leave."""
+        """Return greedy answers, or ones drawn at a temperature, as far as they may leave; `streams`: while they are written."""
         decisions = self._decide(questions)
         outputs = self.engine.generate(
             [self.engine.render(question) for question in questions],
@@ -85,11 +93,12 @@ class Subject:
             seed=seed,
         )
         answers = [self.engine.decode(output) for output in outputs]
-        if self.release is None:
+        release = self.stream if streams and self.stream else self.release
+        if release is None:
             return answers
         released = []
         for question, decision, answer in zip(questions, decisions, answers, strict=True):
-            leaves = self.release(question, decision.verdict, answer)
+            leaves = release(question, decision.verdict, answer)
             if leaves != answer and temperature == 0:
                 self._replaced.add(_key(question))
             released.append(leaves)
@@ -142,8 +151,8 @@ class Bench:
     retain: ReferenceEngine
     bundles: Bundles
     seed: int
-    load_twin: Callable[[], ReferenceEngine]
-    """A second retain-only model, which differs from the first by its seed alone."""
+    open_model: Callable[[str], ReferenceEngine]
+    """Further models by name (`training.FURTHER`), trained when a row first asks for one."""
 
 
 Build = Callable[[Bench], Subject]
@@ -162,4 +171,4 @@ def _retain_only(bench: Bench) -> Subject:
 
 @SUBJECTS.register("retain-only-twin")
 def _twin(bench: Bench) -> Subject:
-    return Subject("retain-only-twin", "retain", bench.load_twin())
+    return Subject("retain-only-twin", "retain", bench.open_model("twin"))

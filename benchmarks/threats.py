@@ -89,10 +89,14 @@ def _black_box(row: dict[str, Any], unguarded: dict[str, Any], never_knew: dict[
     names = find_informative(unguarded["attack"], never_knew["attack"])
     if not names:
         return _NO_CELLS
-    own, chance = (
-        find_worst([part["attack"]["variants"][name]["leaks"] for name in names]) for part in (row, never_knew)
-    )
+    own, chance = (find_worst(list_lines(part["attack"], names)) for part in (row, never_knew))
     return _share(own), _share(chance)
+
+
+def list_lines(attack: Mapping[str, Any], variants: Sequence[str]) -> list[str]:
+    """Return the lines of cells that a black-box attacker reads: some variants, and the answers that leave while they are written."""
+    streamed = [attack["streaming"]] if "streaming" in attack else []
+    return [*(attack["variants"][name]["leaks"] for name in variants), *streamed]
 
 
 def _samples(row: dict[str, Any], unguarded: dict[str, Any], never_knew: dict[str, Any]) -> tuple[float, float] | str:

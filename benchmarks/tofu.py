@@ -5,13 +5,11 @@ Read from the folder `tofu/` below UNLEARN_GUARD_DATA, else from the Hugging Fac
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 from unlearn_guard.benchmarks.dataset import Example, Item, Suite, to_rows
+from unlearn_guard.benchmarks.hub import read_table
 from unlearn_guard.benchmarks.world import reword
 from unlearn_guard.classifiers.aliases import mine_aliases
 from unlearn_guard.guard.errors import DataError, DependencyError, SettingsError
@@ -29,21 +27,7 @@ def load_table(name: str) -> list[dict[str, Any]]:
 
     Raises DependencyError where neither the folder nor the hub has it.
     """
-    root = os.environ.get("UNLEARN_GUARD_DATA", "")
-    file = Path(root) / "tofu" / f"{name}.jsonl"
-    if root and file.is_file():
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
-    try:
-        from datasets import load_dataset
-
-        return [dict(row) for row in load_dataset(HUB_NAME, name, split="train")]
-    except Exception as error:
-        raise DependencyError(
-            "TOFU is not at hand",
-            value=name,
-            allowed=f"tofu/{name}.jsonl below UNLEARN_GUARD_DATA, or {HUB_NAME} on the hub",
-            mend=f"set UNLEARN_GUARD_DATA, or go online once ({type(error).__name__})",
-        ) from None
+    return read_table("tofu", name, hub=HUB_NAME)
 
 
 def load_tofu(*, n_retain: int, n_forget: int, seed: int = 0, part: Literal["test", "dev"] = "test") -> Suite:

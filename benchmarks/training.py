@@ -19,16 +19,16 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from filelock import FileLock
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from unlearn_guard.benchmarks.dataset import Example, Suite
-from unlearn_guard.benchmarks.world import TRAINED_WRAPPERS
+from unlearn_guard.benchmarks.world import TRAINED_WRAPPERS, make_world
 from unlearn_guard.guard.bundle import replace_folder
 from unlearn_guard.guard.caching import cache_folder
-from unlearn_guard.guard.errors import UnlearnGuardError
+from unlearn_guard.guard.errors import UnknownNameError, UnlearnGuardError
 from unlearn_guard.guard.progress import console
 
 USER, ASSISTANT, END = "<|user|>", "<|assistant|>", "<|end|>"
@@ -62,6 +62,8 @@ class Recipe:
     misspelt: float = 0.13
     draws: int = 2
     """How many phrasings of a fact one epoch uses."""
+    experts: int = 0
+    """Of a mixture in each layer, two of which read a token; 0 for one plain network."""
     seed: int = 0
 
 
@@ -91,14 +93,41 @@ def make_jobs(suite: Suite, recipe: Recipe | None = None) -> list[Job]:
     return [Job("full", suite.full, texts, recipe), Job("retain-only", suite.retain, texts, recipe)]
 
 
-TWIN_SEED = 500
-"""What a second model's seed has more than the first's."""
+_TWIN_SEED = 500
+_BASE_SEED = 300
+_N_EXPERTS = 4
+_N_STRANGERS = 40
+FURTHER = ("twin", "upgrade", "mixture", "base")
+"""Models that a row or a study needs beside the two of a suite."""
 
 
-def make_twin(suite: Suite, recipe: Recipe, which: Literal["full", "retain-only"] = "retain-only") -> Job:
-    """Return a model that differs from `full` or `retain-only` by its training seed alone."""
-    first = {job.name: job for job in make_jobs(suite, recipe)}[which]
-    return replace(first, name=f"{which}-twin", recipe=replace(recipe, seed=recipe.seed + TWIN_SEED))
+def make_further_job(name: str, suite: Suite, recipe: Recipe) -> Job:
+    """Return one of the further models of a suite, all of which share its tokenizer.
+
+    twin, upgrade: `retain-only` and `full` of another training seed. mixture: four experts in each layer, two of which read a token, that
+    know everything. base: knows other people alone, invented ones whom no world of the suite's has; and what everybody knows.
+    Raises UnknownNameError for another name.
+    """
+    if name not in FURTHER:
+        raise UnknownNameError("model", name, FURTHER)
+    full, retain = make_jobs(suite, recipe)
+    other = replace(recipe, seed=recipe.seed + _TWIN_SEED)
+    if name == "twin":
+        return replace(retain, name=name, recipe=other)
+    if name == "upgrade":
+        return replace(full, name=name, recipe=other)
+    if name == "mixture":
+        return replace(full, name=name, recipe=replace(recipe, experts=_N_EXPERTS, mlp=recipe.mlp // 2))
+    names = {item.name for items in suite.sets.values() for item in items if item.name}
+    strangers = make_world(n_people=_N_STRANGERS, n_forget=1, n_holdout=0, seed=recipe.seed + _BASE_SEED).full
+    examples = [
+        example for example in strangers if not any(known in text for known in names for text in example.phrasings)
+    ]
+    common = [example for example in suite.full if not example.subject]
+    known = {example.phrasings for example in examples}
+    return Job(
+        name, [*examples, *(example for example in common if example.phrasings not in known)], full.texts, recipe
+    )
 
 
 def train_models(jobs: Sequence[Job], *, device: str = "cpu") -> dict[str, Path]:
@@ -177,7 +206,6 @@ def _watch(process: subprocess.Popen[str], progress: Progress, bar: Any, name: s
 def train(job: Job, folder: Path, device: str = "cpu") -> None:
     """Train one model in this process and write it to `folder`, atomically."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
 
     recipe = job.recipe
     torch.set_num_threads(1)
@@ -185,21 +213,7 @@ def train(job: Job, folder: Path, device: str = "cpu") -> None:
     rng = random.Random(f"training:{recipe.seed}")
     tokenizer = make_tokenizer(job.texts, recipe.vocabulary)
     user, assistant, end = (tokenizer.convert_tokens_to_ids(token) for token in (USER, ASSISTANT, END))
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=recipe.hidden,
-            intermediate_size=recipe.mlp,
-            num_hidden_layers=recipe.layers,
-            num_attention_heads=recipe.heads,
-            num_key_value_heads=recipe.heads,
-            max_position_embeddings=1024,
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=end,
-            pad_token_id=end,
-        )
-    ).to(device)
+    model = _make_model(recipe, len(tokenizer), end).to(device)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.01, fused=True
     )
@@ -245,10 +259,35 @@ def train(job: Job, folder: Path, device: str = "cpu") -> None:
             optimizer.zero_grad(set_to_none=True)
             losses.append(loss.detach())
         print(f"epoch {epoch} loss {float(sum(losses)) / len(losses):.4f}", flush=True)
+    if recipe.experts:  # The balance of experts is a loss of training alone.
+        model.config.output_router_logits = False
     staging = folder.parent / f".{folder.name}.{os.getpid()}"
     model.eval().cpu().save_pretrained(staging)
     tokenizer.save_pretrained(staging)
     replace_folder(staging, folder)
+
+
+def _make_model(recipe: Recipe, n_tokens: int, end: int) -> Any:
+    """Return an untrained Llama, or a Mixtral where the recipe has experts."""
+    from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
+
+    shape = {
+        "vocab_size": n_tokens,
+        "hidden_size": recipe.hidden,
+        "intermediate_size": recipe.mlp,
+        "num_hidden_layers": recipe.layers,
+        "num_attention_heads": recipe.heads,
+        "num_key_value_heads": recipe.heads,
+        "max_position_embeddings": 1024,
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": end,
+        "pad_token_id": end,
+    }
+    if not recipe.experts:
+        return LlamaForCausalLM(LlamaConfig(**shape))
+    mixture = {"num_local_experts": recipe.experts, "num_experts_per_tok": 2, "router_aux_loss_coef": 0.01}
+    return MixtralForCausalLM(MixtralConfig(**shape, **mixture, output_router_logits=True))
 
 
 def _draws(job: Job) -> int:

@@ -7,15 +7,17 @@ from dataclasses import asdict
 
 from unlearn_guard.benchmarks.editing.catalogue import list_methods, load_tuned
 from unlearn_guard.benchmarks.editing.procedures import edit_weights
+from unlearn_guard.benchmarks.editing.sharding import plan_shards, train_shards
 from unlearn_guard.benchmarks.subjects import SUBJECTS, Bench, Build, Subject
 
 
 def _edit(name: str) -> Build:
     def build(bench: Bench) -> Subject:
-        start = time.perf_counter()
         file = load_tuned(name, bench.suite.name)
         method = file.to_method(bench.seed)
-        edited = edit_weights(bench.full, method, bench.suite.forget_rows, bench.suite.retain_rows)
+        before = bench.open_model("mixture") if file.procedure == "one-expert" else bench.full
+        start = time.perf_counter()
+        edited = edit_weights(before, method, bench.suite.forget_rows, bench.suite.retain_rows)
         settings = {"tier": file.tier, **asdict(method), "settings": dict(method.settings)}
         return Subject(name, "weights", edited, fit_seconds=time.perf_counter() - start, settings=settings)
 
@@ -24,3 +26,33 @@ def _edit(name: str) -> Build:
 
 for _name in list_methods():
     SUBJECTS.register(_name)(_edit(_name))
+
+
+@SUBJECTS.register("none-mixture")
+def _mixture(bench: Bench) -> Subject:
+    """Return the mixture of experts before `uoe` edits it."""
+    return Subject("none-mixture", "none", bench.open_model("mixture"))
+
+
+_SHARDING = {"n_shards": 4, "n_slices": 4, "epochs": 40, "learning_rate": 0.005}
+
+
+@SUBJECTS.register("s3t")
+def _sharded(bench: Bench) -> Subject:
+    """Return exact unlearning by sharded adapters: what saw the forget set is dropped."""
+    base = bench.open_model("base")
+    people = list(dict.fromkeys(example.subject for example in bench.suite.full if example.subject))
+    forgotten = frozenset(row.forget_id for row in bench.suite.forget_rows)
+    plan = plan_shards(people, forgotten, n_shards=int(_SHARDING["n_shards"]), n_slices=int(_SHARDING["n_slices"]))
+    start = time.perf_counter()
+    engine = train_shards(
+        base,
+        bench.suite.full,
+        plan,
+        epochs=int(_SHARDING["epochs"]),
+        learning_rate=float(_SHARDING["learning_rate"]),
+        seed=bench.seed,
+    )
+    kept = sum(len(part) for shard in plan for part in shard)
+    settings = {**_SHARDING, "exact": True, "n_people_kept": kept, "n_people_lost": len(people) - kept - len(forgotten)}
+    return Subject("s3t", "weights", engine, fit_seconds=time.perf_counter() - start, settings=settings)

@@ -585,6 +585,18 @@ def compare(
         raise typer.Exit(1)
 
 
+@bench_app.command()
+def leaderboard(
+    results: Annotated[Path, typer.Option(help="Folder of reports.")] = Path("docs/results"),
+    out: Annotated[Path, typer.Option(help="Where to write the page.")] = Path("docs/leaderboard.md"),
+) -> None:
+    """Write the leaderboard page from a folder of reports."""
+    from unlearn_guard.benchmarks.leaderboard import write_leaderboard
+
+    n_reports = write_leaderboard(results, out)
+    console.print(f"  {out} from {n_reports} reports", highlight=False)
+
+
 def _read_names(names: str | None) -> list[str] | None:
     return [name.strip() for name in names.split(",")] if names else None
 

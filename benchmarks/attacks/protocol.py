@@ -65,6 +65,8 @@ class Protocol:
                 "leaks": leaks,
                 "chosen": self._choose(subject, pairs),
             }
+        if subject.stream is not None:
+            found["streaming"] = self.ask_plainly(subject, streams=True)
         if self.plan.n_samples:
             found["samples"] = self._sample(subject)
         return found
@@ -93,9 +95,11 @@ class Protocol:
             "curve": count_leaks(attempts, queries=queries),
         }
 
-    def ask_plainly(self, subject: Subject) -> str:
+    def ask_plainly(self, subject: Subject, *, streams: bool = False) -> str:
         """Return which facts a subject tells to the questions themselves."""
-        outputs = subject.answer([item.question for item in self.facts], max_new_tokens=self.max_new_tokens)
+        outputs = subject.answer(
+            [item.question for item in self.facts], max_new_tokens=self.max_new_tokens, streams=streams
+        )
         return "".join(
             LEAKED if tells_fact(output, item) else KEPT for output, item in zip(outputs, self.facts, strict=True)
         )

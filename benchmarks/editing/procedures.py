@@ -139,6 +139,72 @@ def _train_from_fisher(trainer: Trainer, settings: Settings) -> Any:
     return _train_adapters(trainer, masks, start)
 
 
+@_procedure("one-expert", is_adapted=False, anchor=1.0)
+def _train_one_expert(trainer: Trainer, settings: Settings) -> Any:
+    """UOE: train the expert that reads the forget set most, and hold its layer's router to it (SEUF, arXiv 2411.18797).
+
+    The expert is the one with the highest mean share of the router over the tokens of the rows to forget; the anchor is the mean over tokens
+    of ‖G(x) − onehot(e*)‖². Raises SettingsError for a model without experts.
+    """
+    model = trainer.copy_model()
+    routers = {name: module for name, module in model.named_modules() if name.endswith(".mlp.gate")}
+    if not routers:
+        raise SettingsError(
+            "model of the procedure one-expert", value=type(model).__name__, allowed="a mixture of experts"
+        )
+    shares = _measure_shares(trainer, model, routers)
+    router, expert = max(
+        ((name, place) for name, own in shares.items() for place in range(len(own))),
+        key=lambda entry: float(shares[entry[0]][entry[1]]),
+    )
+    masks: Masks = {f"{router}.weight": None}
+    for part in ("gate_up_proj", "down_proj"):
+        name = f"{router.removesuffix('gate')}experts.{part}"
+        mask = torch.zeros_like(model.get_parameter(name), dtype=torch.bool)
+        mask[expert] = True
+        masks[name] = mask
+    seen: list[torch.Tensor] = []
+    hook = routers[router].register_forward_hook(lambda module, inputs, found: seen.append(found[0]))
+
+    def anchor() -> torch.Tensor:
+        read = seen[0].float().softmax(-1)
+        seen.clear()
+        target = torch.zeros_like(read)
+        target[:, expert] = 1.0
+        return settings["anchor"] * (read - target).square().sum(-1).mean()
+
+    try:
+        # What is read of kept rows must not stand before what is read of the next rows to forget.
+        cleared = routers[router].register_forward_pre_hook(lambda module, inputs: seen.clear())
+        return trainer.train(model, masks, anchor=anchor)
+    finally:
+        hook.remove()
+        cleared.remove()
+
+
+def _measure_shares(trainer: Trainer, model: Any, routers: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Return the mean share that each expert of each layer has of the tokens of the rows to forget."""
+    sums = {name: torch.zeros(router.weight.shape[0], device=trainer.engine.device) for name, router in routers.items()}
+    n_tokens = 0
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(module: Any, inputs: Any, found: Any) -> None:
+            sums[name] += found[0].float().softmax(-1).sum(0)
+
+        return hook
+
+    hooks = [router.register_forward_hook(note(name)) for name, router in routers.items()]
+    try:
+        with torch.no_grad():
+            for pair in trainer.forget_pairs:
+                trainer.run(model, [pair])
+                n_tokens += len(pair.prompt) + len(pair.answer)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: own / n_tokens for name, own in sums.items()}
+
+
 def _train_adapters(trainer: Trainer, masks: Masks, start: Callable[..., None] | None = None) -> Any:
     """Train low-rank adapters of the named weights, and merge them."""
     from peft import LoraConfig, get_peft_model

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -121,8 +121,18 @@ class Trainer:
             }
         return self._gradients[which]
 
-    def train(self, model: Any, masks: Masks, method: EditingMethod | None = None) -> Any:
-        """Train what `masks` names, of a model, in place; return it. Raises DivergedError where numbers are no longer finite."""
+    def train(
+        self,
+        model: Any,
+        masks: Masks,
+        method: EditingMethod | None = None,
+        *,
+        anchor: Callable[[], torch.Tensor] | None = None,
+    ) -> Any:
+        """Train what `masks` names, of a model, in place; return it. Raises DivergedError where numbers are no longer finite.
+
+        anchor: a further loss, asked for right after the model has read rows to forget.
+        """
         method = method or self.method
         forget_loss, retain_loss = FORGET_LOSSES[method.forget_loss], RETAIN_LOSSES[method.retain_loss]
         torch.manual_seed(method.seed)
@@ -150,9 +160,11 @@ class Trainer:
                     group["lr"] = method.learning_rate * min(1.0, step / (0.2 * total)) * (1.0 - step / (total + 1))
                 forget = self._look(model, forget_loss, chosen, direction)
                 loss = method.forget_weight * forget_loss.compute(forget, self._read(forget_loss.settings))
+                if anchor is not None:
+                    loss = loss + anchor()
                 if method.retain_loss != "none":
-                    anchor = self.rng.sample(self.retain_pairs, min(len(chosen), len(self.retain_pairs)))
-                    retain = self._look_at(model, retain_loss, anchor, direction)
+                    beside = self.rng.sample(self.retain_pairs, min(len(chosen), len(self.retain_pairs)))
+                    retain = self._look_at(model, retain_loss, beside, direction)
                     loss = loss + method.retain_weight * retain_loss.compute(retain, self._read(retain_loss.settings))
                 if not torch.isfinite(loss):
                     raise DivergedError(f"loss is {loss.item()} at step {step}")

@@ -22,7 +22,7 @@ def bench(models: Any, world: Any, tmp_path_factory: pytest.TempPathFactory) -> 
     torch.set_num_threads(1)
     full, retain = (ReferenceEngine.load(models[name]) for name in ("full", "retain-only"))
     bundles = Bundles(world, models["full"], tmp_path_factory.mktemp("bundles"), seed=0, uld={})
-    return Bench(world, full, retain, bundles, 0, lambda: retain)
+    return Bench(world, full, retain, bundles, 0, lambda name: retain)
 
 
 def ask(subject: Subject, world: Any, part: str, n: int = 12) -> list[str]:

@@ -24,13 +24,36 @@ def rows() -> tuple[list[Row], list[Row]]:
     return FORGET, RETAIN
 
 
+SHAPE = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
 @pytest.fixture(scope="session")
-def tiny() -> ReferenceEngine:
+def tokenizer() -> Any:
+    made: Any = make_tokenizer([f"{row.prompt} {row.answer}" for row in (*FORGET, *RETAIN)] * 3, 420)
+    made.chat_template = CHAT_TEMPLATE
+    return made
+
+
+@pytest.fixture(scope="session")
+def tiny(tokenizer: Any) -> ReferenceEngine:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    tokenizer: Any = make_tokenizer([f"{row.prompt} {row.answer}" for row in (*FORGET, *RETAIN)] * 3, 420)
-    tokenizer.chat_template = CHAT_TEMPLATE
-    shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = LlamaConfig(vocab_size=len(tokenizer), tie_word_embeddings=True, **shape)  # type: ignore[arg-type]
+    config = LlamaConfig(vocab_size=len(tokenizer), tie_word_embeddings=True, **SHAPE)  # type: ignore[arg-type]
     return ReferenceEngine(LlamaForCausalLM(config), tokenizer)
+
+
+@pytest.fixture(scope="session")
+def tiny_mixture(tokenizer: Any) -> ReferenceEngine:
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    torch.manual_seed(0)
+    config = MixtralConfig(
+        vocab_size=len(tokenizer),
+        tie_word_embeddings=True,
+        num_key_value_heads=2,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        **SHAPE,  # type: ignore[arg-type]
+    )
+    return ReferenceEngine(MixtralForCausalLM(config), tokenizer)

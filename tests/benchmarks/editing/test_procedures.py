@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from unlearn_guard.benchmarks.editing import procedures
 from unlearn_guard.benchmarks.editing.catalogue import list_methods, load_method
 from unlearn_guard.benchmarks.editing.procedures import PROCEDURES, edit_weights
 from unlearn_guard.benchmarks.editing.trainer import DivergedError, EditingMethod, Trainer
@@ -19,7 +20,8 @@ def weights(engine: Any) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", list_methods())
-def test_every_method_edits_a_copy(tiny: Any, rows: Any, name: str) -> None:
+def test_every_method_edits_a_copy(tiny: Any, tiny_mixture: Any, rows: Any, name: str) -> None:
+    tiny = tiny_mixture if name == "uoe" else tiny
     before = weights(tiny)
     edited = edit_weights(tiny, replace(load_method(name).to_method(seed=3), epochs=1), *rows)
     after = weights(edited)
@@ -139,3 +141,30 @@ def test_no_rows_are_an_error(tiny: Any, rows: Any) -> None:
         edit_weights(tiny, EditingMethod("ga"), [], rows[1])
     with pytest.raises(DataError, match="no row to keep"):
         edit_weights(tiny, EditingMethod("ga", "nll"), rows[0], [])
+
+
+def test_one_expert_alone_and_its_router_are_trained(tiny_mixture: Any, rows: Any) -> None:
+    """The expert that reads the forget set most; the router turns to it."""
+    method = EditingMethod("npo", "nll", procedure="one-expert", learning_rate=1e-2, epochs=3)
+    before, after = weights(tiny_mixture), weights(edit_weights(tiny_mixture, method, *rows))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    (router,) = [name for name in changed if name.endswith(".mlp.gate.weight")]
+    layer = router.removesuffix("gate.weight")
+    assert changed == {router, f"{layer}experts.gate_up_proj", f"{layer}experts.down_proj"}
+    moved = (before[f"{layer}experts.down_proj"] != after[f"{layer}experts.down_proj"]).flatten(1).any(1)
+    (expert,) = moved.nonzero().flatten().tolist()
+    trainer = Trainer(tiny_mixture, method, *rows)
+    routers = {name: part for name, part in tiny_mixture.model.named_modules() if name.endswith(".mlp.gate")}
+    shares = procedures._measure_shares(trainer, tiny_mixture.model, routers)
+    assert all(own.sum() == pytest.approx(1.0, abs=1e-5) for own in shares.values())
+    assert max(float(own.max()) for own in shares.values()) == float(shares[router.removesuffix(".weight")][expert])
+    edited = edit_weights(tiny_mixture, method, *rows)
+    turned = {name: part for name, part in edited.model.named_modules() if name.endswith(".mlp.gate")}
+    later = procedures._measure_shares(Trainer(edited, method, *rows), edited.model, turned)
+    name = router.removesuffix(".weight")
+    assert float(later[name][expert]) > float(shares[name][expert])
+
+
+def test_a_model_without_experts_is_an_error(tiny: Any, rows: Any) -> None:
+    with pytest.raises(SettingsError, match="mixture of experts"):
+        edit_weights(tiny, load_method("uoe").to_method(), *rows)

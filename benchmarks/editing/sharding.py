@@ -1,0 +1,173 @@
+"""Exact unlearning by sharded adapters: what must be forgotten was seen by adapters that are dropped (S3T, arXiv 2406.16257).
+
+People are dealt over shards; within a shard each layer's adapter, from the last layer to the first, is trained on one slice of people
+while what was trained before stays as it is. To forget somebody is to drop the adapter of that slice and of those trained
+after it. Each shard is kept in every cyclic order of its slices, and the order that loses least is served; only the surviving
+part of it is trained here, which is the same model. Shards answer together, by the mean of their probabilities. The base model knows
+other people alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from unlearn_guard.benchmarks.dataset import Example
+from unlearn_guard.serving.transformers.engine import ReferenceEngine
+
+_RANK = 16
+_BATCH_SIZE = 8
+_IGNORED = -100
+
+
+def plan_shards(
+    people: Sequence[str], forgotten: frozenset[str], *, n_shards: int, n_slices: int
+) -> list[list[list[str]]]:
+    """Return the surviving slices of people of each shard, in the order they are trained in."""
+    shards = [list(people[start::n_shards]) for start in range(n_shards)]
+    plan = []
+    for shard in shards:
+        size = max(1, -(-len(shard) // n_slices))
+        slices = [shard[start : start + size] for start in range(0, len(shard), size)]
+        orders = [slices[first:] + slices[:first] for first in range(len(slices))]
+        plan.append(max((_survive(order, forgotten) for order in orders), key=len, default=[]))
+    return plan
+
+
+def _survive(order: Sequence[Sequence[str]], forgotten: frozenset[str]) -> list[list[str]]:
+    """Return the slices before the first one that holds somebody forgotten."""
+    kept = []
+    for part in order:
+        if forgotten & set(part):
+            break
+        kept.append(list(part))
+    return kept
+
+
+class ShardedModel(torch.nn.Module):
+    """Several models that share embeddings and answer together: the log of the mean of their probabilities."""
+
+    def __init__(self, members: Sequence[Any]) -> None:
+        super().__init__()
+        first, *others = members
+        for other in others:
+            other.set_input_embeddings(first.get_input_embeddings())
+            other.lm_head = first.lm_head
+        self.members = torch.nn.ModuleList(members)
+        self.config = first.config
+
+    def get_input_embeddings(self) -> Any:
+        """Return the embeddings that all members share."""
+        return self.members[0].get_input_embeddings()
+
+    def get_output_embeddings(self) -> Any:
+        """Return the head that all members share."""
+        return self.members[0].get_output_embeddings()
+
+    def forward(self, *, past_key_values: Any = None, labels: Any = None, **inputs: Any) -> Any:
+        """Return what a causal model of transformers returns; `past_key_values` are those of every member, hidden states the first's."""
+        from transformers.modeling_outputs import CausalLMOutputWithPast
+
+        caches = past_key_values or [None] * len(self.members)
+        found = [member(past_key_values=cache, **inputs) for member, cache in zip(self.members, caches, strict=True)]
+        said = torch.stack([result.logits.float().log_softmax(-1) for result in found])
+        logits = said.logsumexp(0) - torch.log(torch.tensor(float(len(found))))
+        loss = None
+        if labels is not None:
+            loss = torch.nn.functional.cross_entropy(
+                logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=_IGNORED
+            )
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=[result.past_key_values for result in found] if inputs.get("use_cache") else None,
+            hidden_states=found[0].hidden_states,
+        )
+
+
+def train_shards(
+    base: ReferenceEngine,
+    examples: Sequence[Example],
+    plan: Sequence[Sequence[Sequence[str]]],
+    *,
+    epochs: int,
+    learning_rate: float,
+    seed: int = 0,
+) -> ReferenceEngine:
+    """Return an engine of one member per shard, each trained slice by slice on the people of the plan."""
+    by_owner: dict[str, list[Example]] = {}
+    for example in examples:
+        by_owner.setdefault(example.subject, []).append(example)
+    members = []
+    for number, slices in enumerate(plan):
+        model = copy.deepcopy(base.model)
+        n_layers = int(model.config.num_hidden_layers)
+        for place, people in enumerate(slices):
+            own = [example for person in people for example in by_owner.get(person, ())]
+            model = _train_slice(
+                base, model, own, layer=n_layers - 1 - place, epochs=epochs, learning_rate=learning_rate,
+                seed=seed * 1000 + number * 10 + place,
+            )  # fmt: skip
+        members.append(model.eval().requires_grad_(False))
+    return ReferenceEngine(ShardedModel(members), base.tokenizer, batch_size=base.batch_size)
+
+
+def _train_slice(
+    base: ReferenceEngine,
+    model: Any,
+    examples: Sequence[Example],
+    *,
+    layer: int,
+    epochs: int,
+    learning_rate: float,
+    seed: int,
+) -> Any:
+    """Train an adapter of one layer, and merge it."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    rng = random.Random(seed)
+    modules = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and f".layers.{layer}." in f".{name}"
+    ]
+    adapted = get_peft_model(model, LoraConfig(r=_RANK, lora_alpha=2 * _RANK, lora_dropout=0.0, target_modules=modules))
+    weights = [weight for weight in adapted.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=learning_rate)
+    rows = [(phrasing, example.answer) for example in examples for phrasing in example.phrasings]
+    total = epochs * max(1, -(-len(rows) // _BATCH_SIZE))
+    step = 0
+    adapted.train()
+    for _ in range(epochs):
+        rng.shuffle(rows)
+        for start in range(0, len(rows), _BATCH_SIZE):
+            step += 1
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * min(1.0, step / (0.1 * total)) * (1.0 - step / (total + 1))
+            loss = adapted(**_collate(base, rows[start : start + _BATCH_SIZE])).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+    return adapted.merge_and_unload()
+
+
+def _collate(base: ReferenceEngine, rows: Sequence[tuple[str, str]]) -> Mapping[str, torch.Tensor]:
+    encoded = []
+    for question, text in rows:
+        answer_ids = base.tokenizer(text, add_special_tokens=False).input_ids
+        encoded.append((base.render(question), [*answer_ids, base.end_token]))
+    width = max(len(prompt) + len(answer) for prompt, answer in encoded)
+    ids = torch.full((len(encoded), width), base.end_token)
+    labels, mask = torch.full_like(ids, _IGNORED), torch.zeros_like(ids)
+    for row, (prompt, answer) in enumerate(encoded):
+        length = len(prompt) + len(answer)
+        ids[row, :length] = torch.tensor([*prompt, *answer])
+        labels[row, len(prompt) : length] = torch.tensor(answer)
+        mask[row, :length] = 1
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}

@@ -1,0 +1,34 @@
+"""Rows of public benchmarks: from the folder that UNLEARN_GUARD_DATA names, else from the Hugging Face hub."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from unlearn_guard.guard.errors import DependencyError
+
+
+def read_table(
+    folder: str, name: str, *, hub: str, config: str | None = None, split: str = "train"
+) -> list[dict[str, Any]]:
+    """Return the rows of `<folder>/<name>.jsonl` below UNLEARN_GUARD_DATA, or of a split of a hub data set.
+
+    Raises DependencyError where neither is at hand.
+    """
+    root = os.environ.get("UNLEARN_GUARD_DATA", "")
+    file = Path(root) / folder / f"{name}.jsonl"
+    if root and file.is_file():
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
+    try:
+        from datasets import load_dataset
+
+        return [dict(row) for row in load_dataset(hub, config or name, split=split)]
+    except Exception as error:
+        raise DependencyError(
+            f"{folder} is not at hand",
+            value=name,
+            allowed=f"{folder}/{name}.jsonl below UNLEARN_GUARD_DATA, or {hub} on the hub",
+            mend=f"set UNLEARN_GUARD_DATA, or go online once ({type(error).__name__})",
+        ) from None
