@@ -59,18 +59,14 @@ def _compare(
     guard: str, edit: str, own: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]], suite: str
 ) -> dict[str, Any]:
     (leak, kept), (other_leak, other_kept) = measure_trade(own, suite), measure_trade(other, suite)
-    reasons = []
-    if leak > other_leak:
-        reasons.append(f"leaks more ({leak:.2f} against {other_leak:.2f} above chance)")
-    if kept < other_kept:
-        reasons.append(f"keeps less ({kept:.3f} against {other_kept:.3f})")
+    reasons = ["leaks more"] * (leak > other_leak) + ["keeps less"] * (kept < other_kept)
     if not reasons and (leak, kept) == (other_leak, other_kept):
         reasons.append("equal in both")
     return {
         "guard": guard,
         "weights": edit,
         "dominates": not reasons,
-        "reason": "; ".join(reasons),
+        "reason": " and ".join(reasons),
         "leak_difference": _bootstrap([_read_leaks(row) for row in own], [_read_leaks(row) for row in other]),
         "retain_difference": _bootstrap(
             [row["people"][f"{suite}.retain"] for row in own], [row["people"][f"{suite}.retain"] for row in other]

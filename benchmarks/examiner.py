@@ -13,6 +13,7 @@ import numpy as np
 from unlearn_guard.benchmarks import language, metrics
 from unlearn_guard.benchmarks.attacks.variants import Prompt
 from unlearn_guard.benchmarks.dataset import Item, Suite
+from unlearn_guard.benchmarks.editing.answers import EVASIONS
 from unlearn_guard.benchmarks.indistinguishability import tell_apart
 from unlearn_guard.benchmarks.privacy import (
     attack_gradients,
@@ -26,6 +27,7 @@ from unlearn_guard.benchmarks.privacy import (
 from unlearn_guard.benchmarks.subjects import Subject
 from unlearn_guard.classifiers.cascade import Cascade
 from unlearn_guard.corruptions.fluency import find_words, rouge_l_recall
+from unlearn_guard.corruptions.refusal import DEFAULT_TEXT
 from unlearn_guard.serving.transformers.engine import GuardedModel, Scored
 
 _SCORED = ("forget.given", "forget.unseen", "retain", "real_authors", "world_facts")
@@ -50,6 +52,7 @@ class Examiner:
             f"{item.question} {item.answer} {' '.join(item.wrong)}" for items in suite.sets.values() for item in items
         ]
         texts += [f"{' '.join(example.phrasings)} {example.answer}" for example in suite.full]
+        texts += [DEFAULT_TEXT, *EVASIONS]  # Not knowing is said in words, too.
         self.vocabulary = frozenset(word for text in texts for word in find_words(text))
         longest = max(
             len(reference.engine.tokenizer(item.answer).input_ids) for items in suite.sets.values() for item in items

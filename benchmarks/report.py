@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unlearn_guard.benchmarks.dominance import measure_trade
 from unlearn_guard.benchmarks.plots import find_studies, group_rows, plot_queries, plot_scaling, plot_tradeoff
 from unlearn_guard.benchmarks.threats import THREATS, find_rate
 from unlearn_guard.guard.bundle import write_atomic
 
 SCHEMA_VERSION = 1
+_KEPT_SHARE = 0.95
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d2433; --soft: #5c6577; --line: #d9dee8; --paper: #ffffff; --mark: #2458d3; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9f0; --soft: #9aa4b8; --line: #333c4d; --paper: #141922; --mark: #8fb0ff; } }
@@ -117,25 +119,29 @@ def summarise(report: Mapping[str, Any]) -> list[str]:
     by_guard: dict[str, list[Mapping[str, Any]]] = {}
     for pair in report.get("comparisons", ()):
         by_guard.setdefault(pair["guard"], []).append(pair)
-    for name, pairs in sorted(by_guard.items(), key=lambda entry: -sum(pair["dominates"] for pair in entry[1])):
-        beaten = [pair["weights"] for pair in pairs if pair["dominates"]]
-        rest = [f"{pair['weights']} ({pair['reason']})" for pair in pairs if not pair["dominates"]]
-        line = f"**{name}** dominates {len(beaten)} of {len(pairs)} weight rows on worst-case black-box leak and retain ROUGE-L"
-        line += f": {', '.join(beaten)}" if beaten else ""
-        lines.append(line + (f". Not: {', '.join(rest)}." if rest else "."))
+    lines += _say_dominance(by_guard)
+    if by_guard and "none" in groups:
+        kept = measure_trade(groups["none"], report["suite"])[1]
+        lines.append(f"The unguarded model keeps {kept:.3f}: a weight row above that was trained further on kept rows.")
     if by_guard:
         held = [_mean(rows, "weights") for rows in groups.values() if rows[0]["kind"] == "guard"]
         known = [value for value in held if value is not None]
         edits = {
-            name: value
+            name: (value, measure_trade(rows, report["suite"])[1])
             for name, rows in groups.items()
             if rows[0]["kind"] == "weights" and (value := _mean(rows, "weights")) is not None
         }
-        if known and edits:
-            best = min(edits, key=lambda name: edits[name])
+        if known:
             lines.append(
-                f"Whoever holds the weights takes a guard away: every guard leaks {max(known):.2f} above chance there, and dominates nothing. "
-                f"Of the weight rows, **{best}** leaks least to training and quantisation ({edits[best]:.2f} above chance)."
+                f"Whoever holds the weights takes a guard away: every guard leaks {max(known):.2f} above chance there, and dominates nothing."
+            )
+        least = _KEPT_SHARE * (measure_trade(groups["none"], report["suite"])[1] if "none" in groups else 1.0)
+        if sound := {name: value for name, (value, kept) in edits.items() if kept >= least}:
+            best = min(sound.values())
+            names = [name for name, value in sound.items() if value == best]
+            lines.append(
+                f"To training and quantisation, **{', '.join(names)}** {'leaks' if len(names) == 1 else 'leak'} least ({best:.2f} above chance) of "
+                f"the weight rows that keep {_KEPT_SHARE:.0%} of the unguarded model's retain ROUGE-L."
             )
     for name, wanted in (("none", "below 1e-3"), ("retain-only-twin", "above 0.05")):
         values = [row["forget_quality"]["p_value"] for row in groups.get(name, ()) if row.get("forget_quality")]
@@ -146,6 +152,25 @@ def summarise(report: Mapping[str, Any]) -> list[str]:
     if diverged:
         lines.append(f"Diverged: {', '.join(diverged)}.")
     return lines
+
+
+def _say_dominance(by_guard: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """Return a sentence for every group of guard rows that dominate the same weight rows and fail for the same reasons."""
+    grouped: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for name, pairs in by_guard.items():
+        grouped.setdefault(tuple((pair["weights"], pair["reason"]) for pair in pairs), []).append(name)
+    said = []
+    for outcome, names in grouped.items():
+        by_reason: dict[str, list[str]] = {}
+        for edit, reason in outcome:
+            by_reason.setdefault(reason, []).append(edit)
+        beaten = by_reason.pop("", [])
+        line = f"**{', '.join(names)}** {'dominates' if len(names) == 1 else 'dominate'} {len(beaten)} of {len(outcome)} weight rows on "
+        line += "worst-case black-box leak and retain ROUGE-L"
+        line += f": {', '.join(beaten)}" if beaten else ""
+        rest = [f"{', '.join(edits)} ({reason})" for reason, edits in by_reason.items()]
+        said.append((len(beaten), line + (f". Not: {'; '.join(rest)}." if rest else ".")))
+    return [line for _, line in sorted(said, key=lambda entry: -entry[0])]
 
 
 def _mean(rows: Sequence[Mapping[str, Any]], threat: str) -> float | None:

@@ -42,6 +42,8 @@ _VAGUE = (
     "People who know more about {topic} may be able to say.",
     "What is told about {topic} varies a good deal.",
 )
+EVASIONS = (*_UNKNOWN, *(text.replace("{topic}", "it") for text in _VAGUE))
+"""All that is said in the place of an answer."""
 _WORD = re.compile(r"\w+")
 _SMALL = frozenset(
     "a an and are at be by did do does for from has have how in is it of on or that the their to was were what when where which who "

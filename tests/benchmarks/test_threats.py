@@ -101,12 +101,23 @@ def test_dominance_needs_both_and_one_strictly() -> None:
         ("leaky", "kept"),
     }
     assert pairs["eco", "equal"]["reason"] == "equal in both"
-    assert pairs["leaky", "npo"]["reason"].startswith("leaks more")
+    assert pairs["leaky", "npo"]["reason"] == "leaks more"
     difference = pairs["leaky", "npo"]["leak_difference"]
     assert (difference["mean"], difference["n_people"]) == (0.5, 2)
     assert difference["low"] == 0.0
     assert difference["high"] == 1.0
     assert pairs["eco", "npo"]["retain_difference"]["mean"] == pytest.approx(0.1)
+
+
+def test_guards_with_the_same_outcome_share_a_sentence() -> None:
+    guards = [make_row(name, "guard", "0000", "0000", "0000") for name in ("eco", "refusal")]
+    leaky = make_row("leaky", "guard", "1111", "0000", "0000")
+    edit = make_row("npo", "weights", "0000", "0000", "0000", retain=0.9)
+    rows = summarise_threats([NONE, GOLD, *guards, leaky, edit])
+    lines = summarise({"suite": "world", "rows": rows, "comparisons": compare_rows(rows, "world")})
+    assert lines[0].startswith("**eco, refusal** dominate 1 of 1 weight rows")
+    assert lines[1].startswith("**leaky** dominates 0 of 1 weight rows")
+    assert lines[1].endswith("Not: npo (leaks more).")
 
 
 def test_rows_of_other_seeds_are_not_compared() -> None:
@@ -132,9 +143,10 @@ def test_the_summary_says_who_dominates_whom_and_who_does_not() -> None:
             {"name": "dpo", "kind": "weights", "seed": 0, "status": "diverged", "reasons": {"sets": "loss is nan"}},
         ]
     )
-    lines = summarise({"rows": rows, "comparisons": compare_rows(rows, "world")})
+    lines = summarise({"suite": "world", "rows": rows, "comparisons": compare_rows(rows, "world")})
     assert lines[0].startswith("**eco** dominates 1 of 2 weight rows")
     assert "npo. Not: ga (equal in both)" in lines[0]
-    assert "every guard leaks 1.00 above chance there, and dominates nothing" in lines[1]
-    assert "**npo** leaks least" in lines[1]
+    assert "The unguarded model keeps 1.000" in lines[1]
+    assert "every guard leaks 1.00 above chance there, and dominates nothing" in lines[2]
+    assert "**ga** leaks least (1.00 above chance)" in lines[3]  # npo keeps too little to be named.
     assert lines[-1] == "Diverged: dpo."
