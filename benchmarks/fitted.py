@@ -56,8 +56,10 @@ class Bundles:
     Processes that share the folder share the bundles: each is fitted by who asks for it first.
     """
 
-    def __init__(self, suite: Suite, model: Path, folder: Path, *, seed: int, uld: Mapping[str, Any]) -> None:
-        self.suite, self.model, self.folder, self.seed, self.uld = suite, model, folder, seed, uld
+    def __init__(
+        self, suite: Suite, model: Path, folder: Path, *, seed: int, uld: Mapping[str, Any], device: str = "cpu"
+    ) -> None:
+        self.suite, self.model, self.folder, self.seed, self.uld, self.device = suite, model, folder, seed, uld, device
 
     def fit(self, kind: str) -> Fit:
         """Return a bundle: one of those without assistants, or settings of assistants (`choose_assistants`)."""
@@ -69,7 +71,7 @@ class Bundles:
             return Fit(Bundle.load(self.folder / kind), json.loads(record.read_text())["seconds"])
 
     def _fit(self, kind: str) -> float:
-        options: dict[str, Any] = {"clean": self.suite.clean_rows, "seed": self.seed}
+        options: dict[str, Any] = {"clean": self.suite.clean_rows, "seed": self.seed, "device": self.device}
         if kind in _FIXED:
             options |= _FIXED[kind]
         else:

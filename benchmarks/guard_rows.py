@@ -41,7 +41,12 @@ def _open(bench: Bench, kind: str, intervention: str) -> tuple[Bundle, Planner, 
 
 
 def _guarded(bench: Bench, bundle: Bundle, planner: Planner) -> GuardedModel:
-    engine = ReferenceEngine(bench.full.model, bench.full.tokenizer, exclusive_ids=planner.fitted.exclusive_ids)
+    engine = ReferenceEngine(
+        bench.full.model,
+        bench.full.tokenizer,
+        exclusive_ids=planner.fitted.exclusive_ids,
+        batch_size=bench.full.batch_size,
+    )
     return GuardedModel(engine, Guard.load(bundle.path), planner)
 
 
@@ -289,7 +294,15 @@ def _with_neurons(name: str, intervention: str, **options: Any) -> Build:
 
     def build(bench: Bench) -> Subject:
         fitted = bench.bundles.fit(name)
-        model = GuardedModel.load(bench.bundles.model, fitted.bundle.path, intervention=intervention)
+        device = str(bench.full.device)
+        model = GuardedModel.load(
+            bench.bundles.model,
+            fitted.bundle.path,
+            intervention=intervention,
+            device=device,
+            dtype="float32" if device == "cpu" else "auto",
+            batch_size=bench.full.batch_size,
+        )
         return Subject(name, "guard", model.engine, model, fitted.seconds, **options)
 
     return build

@@ -60,22 +60,30 @@ def plot_tradeoff(report: Mapping[str, Any]) -> str:
         front = find_front(own)
         if kind in ("guard", "weights"):
             axes.plot(*zip(*(own[name] for name in front), strict=True), color=COLORS[kind], alpha=0.4, zorder=2)
-        taken: list[tuple[float, float]] = []
+        places: dict[tuple[float, float], list[str]] = {}
         for name in front:
-            place = own[name]
-            shift = sum(abs(place[0] - left) < 0.12 and abs(place[1] - up) < 0.04 for left, up in taken)
-            taken.append(place)
+            places.setdefault(own[name], []).append(name)
+        for place, names in places.items():
             axes.annotate(
-                name, place, xytext=(6, -10 - 10 * shift), textcoords="offset points", fontsize=8, color=COLORS[kind]
+                "\n".join(", ".join(names[start : start + 4]) for start in range(0, len(names), 4)),
+                place,
+                xytext=(8, -8 if kind == "guard" else 8),
+                textcoords="offset points",
+                va="top" if kind == "guard" else "bottom",
+                fontsize=7.5,
+                color=COLORS[kind],
             )
     axes.set(
         xlabel="worst-case leak above chance, black box (lower: forgotten)",
         ylabel="ROUGE-L recall on retain (higher: kept)",
         xlim=(-0.04, 1.06),
-        ylim=(-0.05, 1.08),
+        ylim=(-0.05, 1.18),
         title="Forgetting against keeping; named: what nothing of its kind dominates",
     )
-    axes.legend(fontsize=8, loc="lower right", frameon=False)
+    if points:
+        axes.legend(fontsize=8, loc="lower right", frameon=False)
+    else:
+        axes.text(0.5, 0.5, "no variant tells the models apart", ha="center", color="#5c6577")
     return encode_figure(figure)
 
 

@@ -16,6 +16,7 @@ from unlearn_guard.guard.bundle import write_atomic
 
 SCHEMA_VERSION = 1
 _KEPT_SHARE = 0.95
+_THREAT_TITLES = ("black box", "leak@k", "adaptive", "logprobs", "weights")
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d2433; --soft: #5c6577; --line: #d9dee8; --paper: #ffffff; --mark: #2458d3; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9f0; --soft: #9aa4b8; --line: #333c4d; --paper: #141922; --mark: #8fb0ff; } }
@@ -23,7 +24,7 @@ body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
 h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 p, .soft { color: var(--soft); } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .9rem; }
 th, td { text-align: right; padding: .35rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
-th:first-child, td:first-child, td.text, .prose th, .prose td { text-align: left; } th { font-weight: 600; border-bottom-width: 2px; }
+td:first-child { white-space: nowrap; } th:first-child, td:first-child, td.text, .prose th, .prose td { text-align: left; } th { font-weight: 600; border-bottom-width: 2px; }
 .wide { overflow-x: auto; } img { max-width: 100%; background: #fff; border-radius: 6px; border: 1px solid var(--line); }
 .pass { color: #1a7f47; font-weight: 600; } .fail { color: #c0392b; font-weight: 600; } .gone { color: #c0392b; } .kept { color: #1a7f47; }
 .heat td { text-align: center; } .heat td:first-child { text-align: left; }
@@ -208,7 +209,7 @@ def _threat_section(report: Mapping[str, Any]) -> Section:
     k = report["attack"]["n_samples"]
     return Section(
         "Threat models",
-        ["method", "seed", "black box", f"leak@{k}", "adaptive", "logprobs", "weights", "told apart (AUC)"],
+        ["method", "seed", *(title.replace("@k", f"@{k}") for title in _THREAT_TITLES), "told apart (AUC)"],
         lines,
         "Share of facts that leak → what is left above chance, (leak − chance) / (1 − chance). Black box: worst case per fact over the informative "
         f"variants. leak@{k}: any of {k} samples at temperature 1. logprobs: the true answer is the likeliest of the options, in the worst variant. "
@@ -269,14 +270,15 @@ def _variant_section(report: Mapping[str, Any]) -> Section:
             rates = [find_rate(row["attack"], name) for name in names]
             streamed = row["attack"].get("streaming")
             rates.append(streamed.count("1") / len(streamed) if streamed else None)
+            rates += [((row.get("threats") or {}).get(name) or {}).get("leak") for name in THREATS]
             lines.append([row["name"], str(row["seed"]), *(_show(rate, "{:.2f}") for rate in rates)])
     informative = sorted({name for row in report["rows"] for name in (row.get("threats") or {}).get("informative", ())})
     return Section(
-        "Leak by variant",
-        ["method", "seed", *names, "streamed"],
+        "Leak by variant and threat model",
+        ["method", "seed", *names, "streamed", *_THREAT_TITLES],
         lines,
         f"Share of facts that leak, greedy answers; streamed: v0 where an output guard judges while the answer leaves. Informative: {', '.join(informative) or 'none'}; in the others the unguarded model cannot answer.",
-        heat=(2, 3 + len(names)),
+        heat=(2, 3 + len(names) + len(THREATS)),
     )
 
 

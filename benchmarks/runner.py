@@ -57,22 +57,25 @@ def run_bench(
     device: str = "cpu",
     fresh: bool = False,
     workers: int = 1,
+    edited: dict[str, Path] | None = None,
 ) -> dict[str, Any]:
     """Measure methods and write `out` (JSON, schema 1), with Markdown and HTML beside it; return the report.
 
     `models` names the user's own `full` and `retain-only` models; without them both are trained. `own_rows` names the
-    user's own `forget` and `clean` rows, for the suite `detection`. `targets` are what the suite `skills` forgets; it alone runs
-    on another `device` than a CPU. `fresh` measures again what an earlier run has finished; rows are measured in up to
-    two `workers`.
+    user's own `forget` and `clean` rows, for the suite `detection`. `targets` are what the suite `skills` forgets. Models
+    run on `device`; other than on a CPU they are the user's own, but for `skills`. `edited` are checkpoints that somebody else has edited, by
+    the names of their rows. `fresh` measures again what an earlier run has finished; rows are measured in up to two `workers`.
     """
-    if suite != "skills" and (targets or device != "cpu"):
-        raise SettingsError("--targets and --device", value=suite, allowed="with --suite skills")
-    if fresh and suite not in _LOADERS:
-        raise SettingsError(
-            "--fresh", value=suite, allowed=f"with --suite {' or '.join(_LOADERS)}; the others keep nothing"
-        )
+    if suite != "skills" and targets:
+        raise SettingsError("--targets", value=suite, allowed="with --suite skills")
+    if suite != "skills" and models is None and (device != "cpu" or edited):
+        raise SettingsError("--device cuda and --edited", value=suite, allowed="with --model and --retain-model")
+    if (fresh or edited) and suite not in _LOADERS:
+        raise SettingsError("--fresh and --edited", value=suite, allowed=f"with --suite {' or '.join(_LOADERS)}")
+    if taken := [name for name in edited or {} if name in SUBJECTS]:
+        raise SettingsError("name of an edited checkpoint", value=taken[0], allowed="one that no row has")
     sizes = load_profile(suite, profile)
-    if suite == "detection":
+    if suite in ("detection", "rwku"):
         return _run_detection(sizes, suite, profile, out, own_rows or {}, seeds)
     if suite == "skills":
         from unlearn_guard.benchmarks.skill_bench import run_skills
@@ -89,8 +92,10 @@ def run_bench(
             device=device,
         )
     names = list(methods or sizes["methods"] or [name for name in SUBJECTS if models is None or name not in NEEDS])
+    names += edited or {}
     for name in names:
-        SUBJECTS[name]  # An unknown name must not surface after minutes of training.
+        if name not in (edited or {}):
+            SUBJECTS[name]  # An unknown name must not surface after minutes of training.
     attack = AttackPlan(**sizes["attack"])
     # Named rows are asked for alone; the user's own models have no twin to upgrade to.
     studies = [name for name in sizes["studies"] if not methods and (models is None or f"study:{name}" not in NEEDS)]
@@ -103,7 +108,7 @@ def run_bench(
         data = load_suite(suite, sizes, seed)
         data_hashes.append(data.data_hash)
         recipe = Recipe(**sizes["recipe"], seed=seed)
-        run = SeedRun(data, recipe, seed, attack, sizes.get("uld") or {}, models, fresh)
+        run = SeedRun(data, recipe, seed, attack, sizes.get("uld") or {}, models, edited or {}, device, fresh)
         measured, records = run.measure(names, studies, workers=workers)
         rows += measured
         studied += records

@@ -55,6 +55,9 @@ class SeedRun:
     attack: AttackPlan
     uld: dict[str, Any]
     models: dict[str, Path] | None = None
+    edited: dict[str, Path] = field(default_factory=dict)
+    """Checkpoints that somebody else has edited, by the names of their rows."""
+    device: str = "cpu"
     fresh: bool = False
     sources: str = field(default_factory=hash_sources)
     """Taken once: rows of one run belong together even where a file is edited while it goes on."""
@@ -69,7 +72,7 @@ class SeedRun:
         """
         if self.models is not None and (needy := [name for name in names if name in NEEDS]):
             raise SettingsError("row", value=needy[0], allowed="where the benchmark trains the models itself")
-        edits = set(list_methods())
+        edits = {*list_methods(), *self.edited}
         # Guards first: they share bundles, and so a process.
         order = sorted(names, key=lambda name: name in edits)
         n_guards = sum(name not in edits for name in names)
@@ -117,8 +120,9 @@ class SeedRun:
     def name_stage(self, name: str, part: str, key: Any) -> tuple[str, Any]:
         """Return the name and the key of a part of a row."""
         whole = [self.suite.name, self.suite.data_hash, asdict(self.recipe), self.seed, self.uld]
+        own = _describe_models({name: self.edited[name]}) if name in self.edited else None
         label = f"{self.suite.name}-{name.replace(_STUDY, 'study-')}" + (f"-{part}" if part else "")
-        return label, [*whole, _describe_models(self.models), name, part, key]
+        return label, [*whole, _describe_models(self.models), self.device, own, name, part, key]
 
     def open(self, folder: Path) -> Measure:
         """Return what measures one row; models are opened, and bundles fitted in the folder, when a row first needs them."""
@@ -158,8 +162,8 @@ class _Workshop:
         if self._opened is None:
             run = self.run
             folders = run.train()
-            full, retain = (ReferenceEngine.load(folders[name]) for name in ("full", "retain-only"))
-            bundles = Bundles(run.suite, folders["full"], self.folder, seed=run.seed, uld=run.uld)
+            full, retain = (self._load(folders[name]) for name in ("full", "retain-only"))
+            bundles = Bundles(run.suite, folders["full"], self.folder, seed=run.seed, uld=run.uld, device=run.device)
             examiner = Examiner(run.suite, Subject("retain-only", "retain", retain))
             protocol = Protocol(run.suite, run.attack, seed=run.seed, max_new_tokens=examiner.max_new_tokens)
 
@@ -167,10 +171,20 @@ class _Workshop:
             self._opened = examiner, bench, protocol
         return self._opened
 
+    def _load(self, folder: Path) -> ReferenceEngine:
+        """Return a model: in float32 on a CPU, in the checkpoint's own type elsewhere."""
+        dtype = "float32" if self.run.device == "cpu" else "auto"
+        return ReferenceEngine.load(
+            folder, device=self.run.device, dtype=dtype, batch_size=_choose_batch_size(self.run.device)
+        )
+
     def _open_model(self, name: str) -> ReferenceEngine:
-        return ReferenceEngine.load(self.run.train([name])[name])
+        return self._load(self.run.train([name])[name])
 
     def _build(self, name: str) -> Subject:
+        if name in self.run.edited:
+            engine = self._load(self.run.edited[name])
+            return Subject(name, "weights", engine, settings={"checkpoint": str(self.run.edited[name])})
         return SUBJECTS[name](self._open()[1])
 
     def _examine(self, name: str, build: Any) -> dict[str, Any]:
@@ -220,6 +234,16 @@ def _watch_memory() -> Iterator[list[int]]:
     finally:
         done.set()
         thread.join()
+
+
+def _choose_batch_size(device: str) -> int:
+    """Return how many prompts are read at once: as many as a card's memory takes of a model of a few billion parameters."""
+    if device == "cpu":
+        return 32
+    import torch
+
+    gibibytes = torch.cuda.get_device_properties(device).total_memory / 2**30
+    return 64 if gibibytes > 60 else 32 if gibibytes > 30 else 8
 
 
 def _describe_models(models: dict[str, Path] | None) -> Any:

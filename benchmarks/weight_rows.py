@@ -34,7 +34,7 @@ def _mixture(bench: Bench) -> Subject:
     return Subject("none-mixture", "none", bench.open_model("mixture"))
 
 
-_SHARDING = {"n_shards": 4, "n_slices": 4, "epochs": 40, "learning_rate": 0.005}
+_SHARDING = {"n_shards": 4, "n_slices": 4, "epochs": 24, "learning_rate": 0.005}
 
 
 @SUBJECTS.register("s3t")

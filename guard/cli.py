@@ -496,8 +496,8 @@ app.add_typer(bench_app, name="bench")
 @bench_app.callback()
 def bench(
     context: typer.Context,
-    suite: Annotated[str, typer.Option(help="world, tofu, skills or detection.")] = "world",
-    profile: Annotated[str, typer.Option(help="smoke, small or full; detection also dev.")] = "small",
+    suite: Annotated[str, typer.Option(help="What is forgotten: docs/benchmark.md lists the suites.")] = "world",
+    profile: Annotated[str, typer.Option(help="smoke, small, full or paper; detection also dev.")] = "small",
     methods: Annotated[str | None, typer.Option(help="Comma-separated rows; none: all.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Comma-separated seeds; none: the profile's.")] = None,
     out: Annotated[Path, typer.Option(help="Where to write the report, Markdown and HTML beside it.")] = Path(
@@ -510,7 +510,13 @@ def bench(
     targets: Annotated[
         str | None, typer.Option(help="skills: what to forget, comma-separated; none: the profile's.")
     ] = None,
-    device: Annotated[Device, typer.Option(help="skills: where the model runs and is trained.")] = Device.cpu,
+    device: Annotated[
+        Device, typer.Option(help="Where your own model runs; skills: where it is trained, too.")
+    ] = Device.cpu,
+    edited: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=CHECKPOINT: a row of weights that somebody else has edited; with --model."),
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what an earlier run has finished.")] = False,
     workers: Annotated[int, typer.Option(help="Processes that measure rows (world, tofu).", min=1, max=2)] = 2,
     attack: Annotated[str | None, typer.Option(help="adaptive: attack the world's facts, 500 queries each.")] = None,
@@ -535,7 +541,8 @@ def bench(
         targets=_read_names(targets),
         device=device.value,
         fresh=fresh,
-        workers=workers,
+        workers=workers if device is Device.cpu else 1,
+        edited=_read_edited(edited or []),
     )
     if as_json:
         print(json.dumps(report))
@@ -599,6 +606,18 @@ def leaderboard(
 
 def _read_names(names: str | None) -> list[str] | None:
     return [name.strip() for name in names.split(",")] if names else None
+
+
+def _read_edited(pairs: list[str]) -> dict[str, Path]:
+    found = {}
+    for pair in pairs:
+        name, equals, path = pair.partition("=")
+        if not name or not equals or not path:
+            raise SettingsError(
+                "--edited", value=pair, allowed="NAME=CHECKPOINT, as in npo=open-unlearning/unlearn_tofu_…"
+            )
+        found[name] = Path(path)
+    return found
 
 
 def _read_models(suite: str, model: str | None, retain_model: str | None) -> dict[str, Path] | None:

@@ -3,8 +3,8 @@
 People are dealt over shards; within a shard each layer's adapter, from the last layer to the first, is trained on one slice of people
 while what was trained before stays as it is. To forget somebody is to drop the adapter of that slice and of those trained
 after it. Each shard is kept in every cyclic order of its slices, and the order that loses least is served; only the surviving
-part of it is trained here, which is the same model. Shards answer together, by the mean of their probabilities. The base model knows
-other people alone.
+part of it is trained here, which is the same model. A slice is trained together with those before it, as in SISA (arXiv 1912.03817).
+Shards answer as a mixture. The base model knows other people alone.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -48,8 +49,22 @@ def _survive(order: Sequence[Sequence[str]], forgotten: frozenset[str]) -> list[
     return kept
 
 
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """What is kept between steps: each member's cache, how likely each has found the text so far, and what each expects next."""
+
+    caches: list[Any]
+    belief: torch.Tensor
+    """(members, rows)"""
+    expected: torch.Tensor
+    """(members, rows, vocabulary)"""
+
+
 class ShardedModel(torch.nn.Module):
-    """Several models that share embeddings and answer together: the log of the mean of their probabilities."""
+    """Several models that share embeddings and answer as a mixture: each counts by how likely it finds what stands there so far.
+
+    p(x_t | x_<t) = Σ_i w_i p_i(x_t | x_<t), w_i ∝ p_i(x_<t): whoever has read of a person finds the question likely.
+    """
 
     def __init__(self, members: Sequence[Any]) -> None:
         super().__init__()
@@ -68,25 +83,60 @@ class ShardedModel(torch.nn.Module):
         """Return the head that all members share."""
         return self.members[0].get_output_embeddings()
 
-    def forward(self, *, past_key_values: Any = None, labels: Any = None, **inputs: Any) -> Any:
-        """Return what a causal model of transformers returns; `past_key_values` are those of every member, hidden states the first's."""
+    def forward(
+        self,
+        *,
+        input_ids: Any = None,
+        inputs_embeds: Any = None,
+        attention_mask: Any = None,
+        past_key_values: Any = None,
+        labels: Any = None,
+        **inputs: Any,
+    ) -> Any:
+        """Return what a causal model of transformers returns; `past_key_values` are this class's own, hidden states the first member's."""
         from transformers.modeling_outputs import CausalLMOutputWithPast
 
-        caches = past_key_values or [None] * len(self.members)
-        found = [member(past_key_values=cache, **inputs) for member, cache in zip(self.members, caches, strict=True)]
+        memory: _Memory | None = past_key_values
+        given = {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
+        caches = memory.caches if memory else [None] * len(self.members)
+        found = [
+            member(**given, attention_mask=attention_mask, past_key_values=cache, **inputs)
+            for member, cache in zip(self.members, caches, strict=True)
+        ]
         said = torch.stack([result.logits.float().log_softmax(-1) for result in found])
-        logits = said.logsumexp(0) - torch.log(torch.tensor(float(len(found))))
+        ids = input_ids if inputs_embeds is None else self._read(inputs_embeds)
+        belief = self._believe(said, ids, attention_mask, memory)
+        logits = (said + belief.log_softmax(0)[..., None]).logsumexp(0)
         loss = None
         if labels is not None:
             loss = torch.nn.functional.cross_entropy(
                 logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=_IGNORED
             )
+        kept = None
+        if inputs.get("use_cache"):
+            kept = _Memory([result.past_key_values for result in found], belief[:, :, -1], said[:, :, -1])
         return CausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=[result.past_key_values for result in found] if inputs.get("use_cache") else None,
-            hidden_states=found[0].hidden_states,
+            loss=loss, logits=logits, past_key_values=kept, hidden_states=found[0].hidden_states
         )
+
+    def _believe(self, said: Any, ids: Any, attention_mask: Any, memory: _Memory | None) -> Any:
+        """Return the log-likelihood that each member gives to the text up to each token, (members, rows, tokens)."""
+        n_tokens = ids.shape[1]
+        steps = said.new_zeros(said.shape[:3])
+        own = said[:, :, :-1].gather(-1, ids[None, :, 1:, None].expand(len(said), -1, -1, 1))[..., 0]
+        if attention_mask is not None:  # A token behind padding, or padding itself, is foretold by nothing.
+            mask = attention_mask[:, -n_tokens:].bool()
+            own = torch.where(mask[:, 1:] & mask[:, :-1], own, torch.zeros_like(own))
+        steps[:, :, 1:] = own
+        if memory is not None:
+            first = ids[None, :, :1].expand(len(said), -1, 1)
+            steps[:, :, 0] = memory.belief + memory.expected.gather(-1, first)[..., 0]
+        return steps.cumsum(-1)
+
+    def _read(self, embeds: Any) -> Any:
+        """Return the tokens nearest to embeddings."""
+        table = self.get_input_embeddings().weight
+        return torch.cdist(embeds, table.expand(len(embeds), -1, -1)).argmin(-1)
 
 
 def train_shards(
@@ -106,10 +156,11 @@ def train_shards(
     for number, slices in enumerate(plan):
         model = copy.deepcopy(base.model)
         n_layers = int(model.config.num_hidden_layers)
+        seen: list[Example] = []
         for place, people in enumerate(slices):
-            own = [example for person in people for example in by_owner.get(person, ())]
+            seen += [example for person in people for example in by_owner.get(person, ())]
             model = _train_slice(
-                base, model, own, layer=n_layers - 1 - place, epochs=epochs, learning_rate=learning_rate,
+                base, model, seen, layer=n_layers - 1 - place, epochs=epochs, learning_rate=learning_rate,
                 seed=seed * 1000 + number * 10 + place,
             )  # fmt: skip
         members.append(model.eval().requires_grad_(False))
@@ -168,6 +219,6 @@ def _collate(base: ReferenceEngine, rows: Sequence[tuple[str, str]]) -> Mapping[
     for row, (prompt, answer) in enumerate(encoded):
         length = len(prompt) + len(answer)
         ids[row, :length] = torch.tensor([*prompt, *answer])
-        labels[row, len(prompt) : length] = torch.tensor(answer)
+        labels[row, :length] = ids[row, :length]  # The question, too: a mixture asks who has read of this person.
         mask[row, :length] = 1
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}

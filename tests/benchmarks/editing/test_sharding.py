@@ -62,18 +62,33 @@ def test_slices_train_layers_from_the_last_to_the_first(tiny: Any) -> None:
     assert changed == [{"1"}, {"0", "1"}]
 
 
-def test_members_answer_by_the_mean_of_their_probabilities(tiny: Any) -> None:
+def test_members_count_by_how_likely_they_find_the_text(tiny: Any) -> None:
     other = copy.deepcopy(tiny.model)
     with torch.no_grad():
-        other.model.layers[0].mlp.down_proj.weight.mul_(3.0)
-    both = ShardedModel([copy.deepcopy(tiny.model), other]).eval()
+        other.model.layers[0].mlp.down_proj.weight.mul_(30.0)
+    both = ShardedModel([copy.deepcopy(tiny.model), other]).eval().requires_grad_(False)
     ids = torch.tensor([[5, 6, 7]])
-    expected = sum(model(ids).logits.softmax(-1) for model in (tiny.model, other)) / 2
-    found = both(input_ids=ids)
-    assert torch.allclose(found.logits.exp(), expected, atol=1e-5)
+    with torch.no_grad():
+        first, second = (model(ids).logits[0].softmax(-1) for model in (tiny.model, other))
+    found = both(input_ids=ids).logits[0].exp()
+    assert torch.allclose(found[0], (first[0] + second[0]) / 2, atol=1e-6)
+    share = first[0, 6] / (first[0, 6] + second[0, 6])
+    assert torch.allclose(found[1], share * first[1] + (1 - share) * second[1], atol=1e-6)
+    one, two = first[0, 6] * first[1, 7], second[0, 6] * second[1, 7]
+    assert torch.allclose(found[2], (one * first[2] + two * second[2]) / (one + two), atol=1e-6)
     labels = torch.tensor([[-100, 6, 7]])
     loss = both(input_ids=ids, labels=labels).loss
-    assert float(loss) == pytest.approx(float(-expected[0, [0, 1], [6, 7]].log().mean()), abs=1e-4)
+    assert float(loss) == pytest.approx(float(-(found[0, 6].log() + found[1, 7].log()) / 2), abs=1e-4)
+
+
+def test_padding_and_embeddings_change_no_answer(tiny: Any) -> None:
+    engine = train(tiny, EXAMPLES, [[["p0"]], [["p1"]]])
+    prompts = [engine.render("Where was p0 born?"), engine.render("Where was p3 born, in which city of which land?")]
+    together = engine.generate(prompts, [None, None], max_new_tokens=5)
+    assert together == [engine.generate([prompt], [None], max_new_tokens=5)[0] for prompt in prompts]
+    ids = torch.tensor([prompts[0]])
+    by_embeds = engine.model(inputs_embeds=engine.embedding(ids)).logits
+    assert torch.allclose(by_embeds, engine.model(input_ids=ids).logits, atol=1e-5)
 
 
 def test_it_generates_with_a_cache_as_without(tiny: Any) -> None:

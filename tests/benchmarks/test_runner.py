@@ -1,0 +1,124 @@
+"""The runner: the user's own models and edited checkpoints, two processes, a kill, and wrong input before any work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unlearn_guard.benchmarks import seed_run
+from unlearn_guard.benchmarks.attacks.protocol import Protocol
+from unlearn_guard.benchmarks.comparison import compare_reports
+from unlearn_guard.benchmarks.runner import run_bench
+from unlearn_guard.benchmarks.seed_run import SeedRun
+from unlearn_guard.benchmarks.sizes import AttackPlan
+from unlearn_guard.benchmarks.training import Recipe
+from unlearn_guard.guard.errors import DataError, SettingsError, UnknownNameError
+
+PLAN = AttackPlan(n_facts=4, variants=("v0",), n_samples=2)
+
+
+def make_run(world: Any, models: Any, **options: Any) -> SeedRun:
+    return SeedRun(world, Recipe(), 0, PLAN, {}, dict(models), **options)
+
+
+def test_a_killed_run_goes_on_where_it_was(
+    world: Any, models: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("UNLEARN_GUARD_CACHE", str(tmp_path))
+    names = ["none", "retain-only", "name-match"]
+    attack = Protocol.attack
+
+    def break_off(self: Protocol, subject: Any) -> Any:
+        if subject.name == "retain-only":
+            raise KeyboardInterrupt
+        return attack(self, subject)
+
+    monkeypatch.setattr(Protocol, "attack", break_off)
+    with pytest.raises(KeyboardInterrupt):
+        make_run(world, models).measure(names)
+    assert make_run(world, models).read("none") is not None
+    assert make_run(world, models).read("retain-only") is None
+    monkeypatch.setattr(Protocol, "attack", attack)
+    measured: list[str] = []
+    examine = seed_run._Workshop._examine
+
+    def note(self: Any, name: str, build: Any) -> Any:
+        measured.append(name)
+        return examine(self, name, build)
+
+    monkeypatch.setattr(seed_run._Workshop, "_examine", note)
+    rows, studies = make_run(world, models).measure(names)
+    assert measured == ["name-match"]  # What was measured of retain-only before its attack is kept.
+    assert [row["name"] for row in rows] == names
+    assert all(row["attack"]["variants"]["v0"]["n"] == 4 for row in rows)
+    assert studies == []
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_does(
+    world: Any, models: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever process measured a row, in whatever order."""
+    names = ["none", "retain-only", "name-match", "output-filter", "ga"]
+    reports = []
+    for workers in (1, 2):
+        monkeypatch.setenv("UNLEARN_GUARD_CACHE", str(tmp_path / str(workers)))
+        rows, _ = make_run(world, models, edited={"theirs": models["retain-only"]}).measure(
+            [*names, "theirs"], workers=workers
+        )
+        reports.append({"suite": "world", "rows": rows})
+    assert compare_reports(*reports) == []
+    assert [row["name"] for row in reports[0]["rows"]] == [*names, "theirs"]
+    theirs, gold = reports[0]["rows"][5], reports[0]["rows"][1]
+    assert theirs["kind"] == "weights"
+    assert theirs["attack"]["variants"] == {
+        name: {**cells, "flagged": None} for name, cells in gold["attack"]["variants"].items()
+    }
+
+
+def test_a_damaged_stage_says_what_to_do(
+    world: Any, models: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("UNLEARN_GUARD_CACHE", str(tmp_path))
+    make_run(world, models).measure(["none"])
+    (file,) = (tmp_path / "bench").glob("world-none-attack-*.json")
+    file.write_text(file.read_text()[: len(file.read_text()) // 2])
+    with pytest.raises(DataError, match=r"cannot be read.*--fresh"):
+        make_run(world, models).measure(["none"])
+    rows, _ = make_run(world, models, fresh=True).measure(["none"])
+    assert json.loads(file.read_text())["result"] == rows[0]["attack"]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"suite": "wrold"}, UnknownNameError, "did you mean 'world'"),
+        ({"profile": "tiny"}, UnknownNameError, "unknown profile"),
+        ({"methods": ["none", "npoo"]}, UnknownNameError, "did you mean 'npo'"),
+        ({"targets": ["arithmetic"]}, SettingsError, "--targets"),
+        ({"device": "cuda"}, SettingsError, "with --model and --retain-model"),
+        ({"edited": {"theirs": Path("x")}}, SettingsError, "with --model and --retain-model"),
+        ({"suite": "detection", "fresh": True}, SettingsError, "--fresh and --edited"),
+        (
+            {"models": {"full": Path("a"), "retain-only": Path("b")}, "methods": ["none", "s3t"]},
+            SettingsError,
+            "where the benchmark trains the models itself",
+        ),
+        (
+            {"models": {"full": Path("a"), "retain-only": Path("b")}, "edited": {"npo": Path("x")}},
+            SettingsError,
+            "one that no row has",
+        ),
+    ],
+)
+def test_wrong_input_is_an_error_before_any_work(
+    options: dict[str, Any], error: type[Exception], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seed_run, "train_models", lambda jobs: pytest.fail("nothing is to be trained"))
+    given = {"suite": "world", "profile": "smoke", "out": tmp_path / "report.json", **options}
+    with pytest.raises(error, match=message):
+        run_bench(**given)
+    assert not list(tmp_path.iterdir())
