@@ -46,12 +46,15 @@ def attack_weights(subject: Subject, suite: Suite, protocol: Protocol) -> dict[s
 
 
 def quantise(engine: ReferenceEngine, bits: int) -> ReferenceEngine:
-    """Return an engine whose linear weights are rounded to the nearest of 2^bits − 1 symmetric levels, in groups of 64 inputs."""
+    """Return an engine whose matrices are rounded to the nearest of 2^bits − 1 symmetric levels, in groups of 64 inputs.
+
+    Embeddings and head, which kernels leave alone too, stay as they are.
+    """
     model = copy.deepcopy(engine.model)
-    head = model.get_output_embeddings()
-    for module in model.modules():
-        if isinstance(module, torch.nn.Linear) and module is not head:
-            module.weight.data = round_weights(module.weight.data, bits)
+    ends = [part.weight for part in (model.get_input_embeddings(), model.get_output_embeddings()) if part is not None]
+    for weight in model.parameters():
+        if weight.dim() >= 2 and not any(weight is end for end in ends):
+            weight.data = round_weights(weight.data.flatten(0, -2), bits).view_as(weight)
     return ReferenceEngine(model, engine.tokenizer, batch_size=engine.batch_size)
 
 
