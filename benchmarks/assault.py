@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearn_guard.benchmarks.attacks.adaptive import QUERIES, Answer, Attempt, attack_fact, count_leaks
-from unlearn_guard.benchmarks.attacks.protocol import choose_facts
-from unlearn_guard.benchmarks.dataset import Suite
+from unlearn_guard.benchmarks.dataset import Item, Suite
 from unlearn_guard.benchmarks.environment import describe_environment
 from unlearn_guard.benchmarks.plots import encode_figure, make_figure
 from unlearn_guard.benchmarks.report import render_page, render_table
@@ -36,7 +35,7 @@ def run_attack(
     torch.set_num_threads(1)
     suite = make_world(**sizes["world"], seed=seed)
     folders = train_models(make_jobs(suite, Recipe(**sizes["recipe"], seed=seed)))
-    items = choose_facts(suite, int(sizes.get("n_facts", 20)))
+    items = _choose_facts(suite, int(sizes.get("n_facts", 20)))
     part = out.with_suffix(".part.json")
     done: dict[str, list[dict[str, Any]]] = json.loads(part.read_text()) if part.is_file() else {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -61,6 +60,13 @@ def run_attack(
     _write(report, out)
     part.unlink(missing_ok=True)
     return report
+
+
+def _choose_facts(suite: Suite, n_facts: int) -> list[Item]:
+    """Return named questions, spread evenly over the forgotten people and their attributes."""
+    named = [item for item in suite.sets["forget.unseen"] if item.named]
+    step = max(1, len(named) // n_facts)
+    return named[:: step if step % 2 else step + 1][:n_facts]
 
 
 def _build(suite: Suite, folders: dict[str, Path], scratch: Path, seed: int) -> dict[str, Answer]:

@@ -72,5 +72,8 @@ def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         for key, entry in value.items():
             if key not in _BESIDE:
                 yield from _flatten(entry, f"{path}.{key}" if path else key)
+    elif isinstance(value, list) and any(isinstance(entry, dict) for entry in value):
+        for place, entry in enumerate(value):
+            yield from _flatten(entry, f"{path}[{place}]")
     else:
         yield path, value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 from unlearn_guard.guard.rows import Row
 
@@ -58,6 +58,8 @@ class Suite:
     clean_rows: list[Row]
     full: list[Example]
     retain: list[Example]
+    outsiders: list[Item] = field(default_factory=list)
+    """Items of the suite's kind that nothing was trained, fitted or calibrated on, where the suite has no set `holdout`."""
 
     @property
     def data_hash(self) -> str:

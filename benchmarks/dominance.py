@@ -7,7 +7,7 @@ ROUGE-L), paired: both rows are read on the same people.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ def compare_rows(rows: Sequence[dict[str, Any]], suite: str) -> list[dict[str, A
     """Return every pair of a guard row and a weight row that was measured on the same seeds, with the verdict and its reason."""
     by_name: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        if row["status"] == "ok" and (row.get("threats") or {}).get("black_box"):
+        if is_comparable(row):
             by_name.setdefault(row["name"], []).append(row)
     found = []
     for guard, own in by_name.items():
@@ -33,6 +33,12 @@ def compare_rows(rows: Sequence[dict[str, Any]], suite: str) -> list[dict[str, A
                 continue
             found.append(_compare(guard, edit, own, other, suite))
     return found
+
+
+def is_comparable(row: Mapping[str, Any]) -> bool:
+    """Return whether a row was measured against the black-box attacker, and is no oracle: one tuned on what no operator has."""
+    measured = row["status"] == "ok" and bool((row.get("threats") or {}).get("black_box"))
+    return measured and "oracle" not in row.get("settings", {})
 
 
 def measure_trade(rows: Sequence[Mapping[str, Any]], suite: str) -> tuple[float, float]:
@@ -67,9 +73,9 @@ def _compare(
         "weights": edit,
         "dominates": not reasons,
         "reason": " and ".join(reasons),
-        "leak_difference": _bootstrap([_read_leaks(row) for row in own], [_read_leaks(row) for row in other]),
+        "leak_difference": _bootstrap(*(_gather(rows, _read_leaks, suite) for rows in (own, other))),
         "retain_difference": _bootstrap(
-            [row["people"][f"{suite}.retain"] for row in own], [row["people"][f"{suite}.retain"] for row in other]
+            *(_gather(rows, lambda row: row["people"][f"{suite}.retain"], suite) for rows in (own, other))
         ),
     }
 
@@ -85,20 +91,27 @@ def _read_leaks(row: Mapping[str, Any]) -> dict[str, float]:
     return {person: float(np.mean(own)) for person, own in people.items()}
 
 
-def _bootstrap(own: Sequence[Mapping[str, float]], other: Sequence[Mapping[str, float]]) -> dict[str, float | int]:
-    """Return the mean difference over people and its 95 % interval."""
-    differences = np.array(
-        [
-            part[person] - against[person]
-            for part, against in zip(own, other, strict=True)
-            for person in part
-            if person in against
-        ]
-    )
+def _gather(
+    rows: Sequence[Mapping[str, Any]], read: Callable[[Mapping[str, Any]], Mapping[str, float]], suite: str
+) -> dict[str, float]:
+    """Return each person's mean over seeds; worlds of different seeds have different people, all other suites the same ones."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        for person, value in read(row).items():
+            found.setdefault(f"{row['seed']}:{person}" if suite.startswith("world") else person, []).append(value)
+    return {person: float(np.mean(values)) for person, values in found.items()}
+
+
+def _bootstrap(own: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float | int | None]:
+    """Return the mean difference over people and its 95 % interval, none for fewer than two."""
+    differences = np.array([own[person] - other[person] for person in own if person in other])
+    mean = round(float(differences.mean()), _ROUND) if len(differences) else None
+    if len(differences) < 2:
+        return {"mean": mean, "low": None, "high": None, "n_people": len(differences)}
     draws = np.random.default_rng(0).integers(0, len(differences), (N_RESAMPLES, len(differences)))
     low, high = np.quantile(differences[draws].mean(axis=1), (0.025, 0.975))
     return {
-        "mean": round(float(differences.mean()), _ROUND),
+        "mean": mean,
         "low": round(float(low), _ROUND),
         "high": round(float(high), _ROUND),
         "n_people": len(differences),

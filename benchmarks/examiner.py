@@ -261,7 +261,8 @@ class Examiner:
         known_ratios, known_recalls = self._reference_scores()
         quality: dict[str, Any] = {"ks_d": None, "p_value": None, "n": len(known_ratios)}
         if ratios:
-            quality = metrics.forget_quality(ratios, known_ratios)
+            quality = dict(metrics.forget_quality(ratios, known_ratios))
+            quality["ks_d_low"], quality["ks_d_high"] = metrics.bootstrap_distance(ratios, known_ratios)
         else:
             for metric in ("ks_d", "p_value"):
                 reasons[f"forget_quality.{metric}"] = subject.no_scores or "no truth ratios"
@@ -306,7 +307,7 @@ class Examiner:
 
 def split_answer(answer: str) -> tuple[str, str]:
     """Return an answer's first half of words, and the rest."""
-    words = answer.split()
+    words = answer.split() or [""]
     middle = max(1, len(words) // 2)
     return " ".join(words[:middle]), " ".join(words[middle:]) or words[-1]
 
@@ -362,6 +363,8 @@ def clean_row(row: dict[str, Any]) -> dict[str, Any]:
     def walk(value: Any, path: str) -> Any:
         if isinstance(value, dict):
             return {key: walk(entry, f"{path}.{key}" if path else key) for key, entry in value.items()}
+        if isinstance(value, list):
+            return [walk(entry, f"{path}[{place}]") for place, entry in enumerate(value)]
         if isinstance(value, float):
             if not math.isfinite(value):
                 reasons[path] = "not finite"

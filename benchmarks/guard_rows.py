@@ -144,7 +144,7 @@ def _watch(model: GuardedModel) -> tuple[Release, Release]:
 @SUBJECTS.register("prompting-always")
 def _prompting_always(bench: Bench) -> Subject:
     """Return the prompt prefix of Guardrail Baselines: no classifier, an instruction that names everybody."""
-    _, planner, seconds = _open(bench, "name-match", "prompting")
+    _, planner, seconds = _open(bench, "eco", "prompting")
     everybody = replace(_ALL, forget_ids=tuple(planner.requests))
 
     def stamp(question: Prompt) -> Stamp:
@@ -187,8 +187,8 @@ class NearestRow:
 
 @SUBJECTS.register("input-filter")
 def _input_filter(bench: Bench) -> Subject:
+    _, planner, _ = _open(bench, "eco", "refusal")
     start = time.perf_counter()
-    _, planner, _ = _open(bench, "name-match", "refusal")
     gate = NearestRow(bench.suite, planner, bench.full)
     settings = {"encoder": DEFAULT_ENCODER, "threshold": gate.threshold}
     seconds = time.perf_counter() - start
@@ -289,11 +289,11 @@ SUBJECTS.register("eco+uld-each")(_assisted("eco+uld-each", "eco+uld", gated=Tru
 SUBJECTS.register("eco+uld-ungated")(_assisted("eco+uld-ungated", "eco+uld", gated=False))
 
 
-def _with_neurons(name: str, intervention: str, **options: Any) -> Build:
+def _with_neurons(name: str, intervention: str, *, kind: str, **options: Any) -> Build:
     """Return what builds a row that shifts neurons of flagged requests, or reads keys of all others."""
 
     def build(bench: Bench) -> Subject:
-        fitted = bench.bundles.fit(name)
+        fitted = bench.bundles.fit(kind)
         device = str(bench.full.device)
         model = GuardedModel.load(
             bench.bundles.model,
@@ -308,7 +308,8 @@ def _with_neurons(name: str, intervention: str, **options: Any) -> Build:
     return build
 
 
-SUBJECTS.register("neuron-adjust")(_with_neurons("neuron-adjust", "neuron-adjust"))
-SUBJECTS.register("key-space")(_with_neurons("key-space", "refusal", no_scores=_REFUSED))
+SUBJECTS.register("neuron-adjust")(_with_neurons("neuron-adjust", "neuron-adjust", kind="neuron-adjust"))
+SUBJECTS.register("concept-ablation")(_with_neurons("concept-ablation", "concept-ablation", kind="neuron-adjust"))
+SUBJECTS.register("key-space")(_with_neurons("key-space", "refusal", kind="key-space", no_scores=_REFUSED))
 
 __all__ = ["NearestRow"]

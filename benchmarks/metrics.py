@@ -78,6 +78,26 @@ def forget_quality(ratios: Sequence[float], reference: Sequence[float]) -> dict[
     return {"ks_d": float(result.statistic), "p_value": float(result.pvalue), "n": len(ratios)}
 
 
+def bootstrap_distance(
+    ratios: Sequence[float], reference: Sequence[float], *, n_resamples: int = 200
+) -> tuple[float, float]:
+    """Return the 95 % interval of D over resampled items, the same ones on both sides where both have as many."""
+    own, other = np.asarray(ratios), np.asarray(reference)
+    rng = np.random.default_rng(0)
+    distances = []
+    for _ in range(n_resamples):
+        chosen = rng.integers(0, len(own), len(own))
+        beside = chosen if len(own) == len(other) else rng.integers(0, len(other), len(other))
+        first, second = np.sort(own[chosen]), np.sort(other[beside])
+        places = np.concatenate([first, second])
+        gaps = np.searchsorted(first, places, "right") / len(first) - np.searchsorted(second, places, "right") / len(
+            second
+        )
+        distances.append(float(np.abs(gaps).max()))
+    low, high = np.quantile(distances, (0.025, 0.975))
+    return float(low), float(high)
+
+
 def harmonic_mean(values: Sequence[float]) -> float:
     """Return the harmonic mean, 0 where any value is not positive."""
     return 0.0 if min(values) <= 0 else len(values) / sum(1.0 / value for value in values)

@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from unlearn_guard.benchmarks.dominance import find_front, measure_trade
+from unlearn_guard.benchmarks.dominance import find_front, is_comparable, measure_trade
 
 COLORS = {"guard": "#2458d3", "weights": "#c0392b", "none": "#5c6577", "retain": "#1a7f47"}
 _TITLES = {"guard": "guards", "weights": "weight editing", "none": "unguarded", "retain": "retain-only"}
@@ -51,7 +51,7 @@ def plot_tradeoff(report: Mapping[str, Any]) -> str:
     figure, axes = make_figure(7.4, 5.0)
     points: dict[str, dict[str, tuple[float, float]]] = {}
     for name, rows in group_rows(report["rows"]).items():
-        if all((row.get("threats") or {}).get("black_box") for row in rows):
+        if all(is_comparable(row) for row in rows):
             points.setdefault(rows[0]["kind"], {})[name] = measure_trade(rows, report["suite"])
     for kind, own in points.items():
         axes.scatter(
@@ -136,5 +136,9 @@ def plot_scaling(report: Mapping[str, Any]) -> str | None:
 
 def find_studies(report: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
     """Return the records of one kind of study, of the first seed that has it."""
-    records = [record for record in report.get("studies", ()) if record["study"].partition("-")[0] == kind]
+    records = [
+        record
+        for record in report.get("studies", ())
+        if record["study"].partition("-")[0] == kind and "failed" not in record
+    ]
     return [record for record in records if record["seed"] == records[0]["seed"]]

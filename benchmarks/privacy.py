@@ -71,10 +71,8 @@ def score_privacy(auc: float, retain_auc: float, full_auc: float) -> float | Non
 
 
 def find_outsiders(suite: Suite, n: int) -> list[Item]:
-    """Return up to n items of the suite's kind that were in no training: a holdout set, else clean rows with answers."""
-    items = suite.sets.get("holdout") or [
-        Item(question=row.query, answer=row.answer, subject=row.forget_id) for row in suite.clean_rows if row.answer
-    ]
+    """Return up to n items of the suite's kind that were in no training: a holdout set, else its outsiders."""
+    items = suite.sets.get("holdout") or suite.outsiders
     step = max(1, len(items) // n)
     return items[::step][:n]
 

@@ -6,6 +6,8 @@ questions are ours (`world.reword`). Half of the rows to forget are what `fit` s
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -19,6 +21,7 @@ from unlearn_guard.guard.errors import SettingsError
 from unlearn_guard.guard.rows import ForgetRequest, Row
 
 KNOWUNDO, PISTOL, MUSE = "zjunlp/KnowUnDo", "xinchiqiu/PISTOL", "muse-bench/MUSE-{corpus}"
+_CAPITALISED = re.compile(r"\b[A-Z][a-z]+ [A-Z][a-z]+\b")
 _N_WRONG = 5
 _N_CLEAN = 1500
 
@@ -47,7 +50,17 @@ def _read_knowundo(domain: str, split: str, limit: int) -> list[Pair]:
     for row in read_table("knowundo", f"{domain}_{split}", hub=KNOWUNDO, config=domain, split=split):
         nested = [entry for part in ("train", "val") for entry in row.get(part) or []]
         pairs += [Pair(entry["text"], entry["labels"], split) for entry in nested or [row]]
-    return _take(pairs, limit)
+    return _take(_find_owners(pairs), limit)
+
+
+def _find_owners(pairs: Sequence[Pair]) -> list[Pair]:
+    """Give each pair to the person it names most often of all: two capitalised words that many questions have."""
+    named = [_CAPITALISED.findall(pair.question) for pair in pairs]
+    counts = Counter(name for names in named for name in names)
+    return [
+        replace(pair, owner=max(names, key=lambda name: (counts[name], name))) if names else pair
+        for pair, names in zip(pairs, named, strict=True)
+    ]
 
 
 def load_pistol(*, data: str = "pistol_data_1", n_forget: int = 3, seed: int = 0) -> Suite:
@@ -83,7 +96,9 @@ def make_suite(name: str, forget: Sequence[Pair], retain: Sequence[Pair], *, see
     """Return a suite of question-answer pairs; every second row to forget is given to `fit`, the other half is asked unseen."""
     wrong = find_wrong([*forget, *retain])
     items = [
-        Item(pair.question, pair.answer, subject=f"{name}-{pair.owner}", wrong=wrong[place])
+        Item(
+            pair.question, pair.answer, subject=f"{name}-{pair.owner}".replace(" ", "-").casefold(), wrong=wrong[place]
+        )
         for place, pair in enumerate([*forget, *retain])
     ]
     gone, kept = _name_subjects(items[: len(forget)]), items[len(forget) :]

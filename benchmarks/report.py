@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unlearn_guard.benchmarks.dominance import measure_trade
+from unlearn_guard.benchmarks.attacks.protocol import HARMLESS
+from unlearn_guard.benchmarks.dominance import is_comparable, measure_trade
 from unlearn_guard.benchmarks.plots import find_studies, group_rows, plot_queries, plot_scaling, plot_tradeoff
 from unlearn_guard.benchmarks.threats import THREATS, find_rate
 from unlearn_guard.guard.bundle import write_atomic
@@ -42,6 +43,7 @@ _COLUMNS = (
     ("non-words", "forget.given", "nonword_rate"),
     ("repeats", "forget.given", "repeated_trigrams"),
     ("retain rouge", "retain", "rouge_l_recall"),
+    ("neighbour rouge", "neighbour", "rouge_l_recall"),
 )
 
 
@@ -121,8 +123,7 @@ def summarise(report: Mapping[str, Any]) -> list[str]:
     for pair in report.get("comparisons", ()):
         by_guard.setdefault(pair["guard"], []).append(pair)
     lines += _say_dominance(by_guard)
-    if by_guard and "none" in groups:
-        kept = measure_trade(groups["none"], report["suite"])[1]
+    if by_guard and (kept := _find_kept(groups, report["suite"])) is not None:
         lines.append(f"The unguarded model keeps {kept:.3f}: a weight row above that was trained further on kept rows.")
     if by_guard:
         held = [_mean(rows, "weights") for rows in groups.values() if rows[0]["kind"] == "guard"]
@@ -130,13 +131,15 @@ def summarise(report: Mapping[str, Any]) -> list[str]:
         edits = {
             name: (value, measure_trade(rows, report["suite"])[1])
             for name, rows in groups.items()
-            if rows[0]["kind"] == "weights" and (value := _mean(rows, "weights")) is not None
+            if rows[0]["kind"] == "weights"
+            and all(is_comparable(row) for row in rows)
+            and (value := _mean(rows, "weights")) is not None
         }
         if known:
             lines.append(
                 f"Whoever holds the weights takes a guard away: every guard leaks {max(known):.2f} above chance there, and dominates nothing."
             )
-        least = _KEPT_SHARE * (measure_trade(groups["none"], report["suite"])[1] if "none" in groups else 1.0)
+        least = _KEPT_SHARE * (_find_kept(groups, report["suite"]) or 1.0)
         if sound := {name: value for name, (value, kept) in edits.items() if kept >= least}:
             best = min(sound.values())
             names = [name for name, value in sound.items() if value == best]
@@ -145,14 +148,20 @@ def summarise(report: Mapping[str, Any]) -> list[str]:
                 f"the weight rows that keep {_KEPT_SHARE:.0%} of the unguarded model's retain ROUGE-L."
             )
     for name, wanted in (("none", "below 1e-3"), ("retain-only-twin", "above 0.05")):
-        values = [row["forget_quality"]["p_value"] for row in groups.get(name, ()) if row.get("forget_quality")]
-        if values:
+        found = [(row.get("forget_quality") or {}).get("p_value") for row in groups.get(name, ())]
+        if values := [value for value in found if value is not None]:
             lines.append(
                 f"Forget quality (KS p against retain-only) of `{name}`: {', '.join(f'{value:.1e}' for value in values)}; wanted {wanted}."
             )
     if diverged:
         lines.append(f"Diverged: {', '.join(diverged)}.")
     return lines
+
+
+def _find_kept(groups: Mapping[str, Sequence[Mapping[str, Any]]], suite: str) -> float | None:
+    """Return the unguarded model's mean ROUGE-L on retain, None where it was not measured."""
+    values = [row["sets"][f"{suite}.retain"]["rouge_l_recall"] for row in groups.get("none", ())]
+    return sum(values) / len(values) if values else None
 
 
 def _say_dominance(by_guard: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
@@ -186,7 +195,7 @@ def _list_sections(report: dict[str, Any]) -> list[Section]:
         sections += [_threat_section(report), _variant_section(report)]
     if any(row.get("probes") for row in report["rows"]):
         sections.append(_metric_section(report))
-    sections += [*_study_sections(report), _cost_section(report)]
+    sections += [*_harmless_section(report), *_study_sections(report), _cost_section(report)]
     if pairs := [pair for pair in report.get("comparisons", ()) if pair["guard"] == "guard"]:
         sections.append(_comparison_section(pairs))
     return sections
@@ -263,7 +272,7 @@ def _metric_section(report: Mapping[str, Any]) -> Section:
 
 
 def _variant_section(report: Mapping[str, Any]) -> Section:
-    names = report["attack"]["variants"]
+    names = [name for name in report["attack"]["variants"] if name != HARMLESS]
     lines = []
     for row in report["rows"]:
         if row.get("attack"):
@@ -282,6 +291,26 @@ def _variant_section(report: Mapping[str, Any]) -> Section:
     )
 
 
+def _harmless_section(report: Mapping[str, Any]) -> list[Section]:
+    rows = [row for row in report["rows"] if (row.get("attack") or {}).get("harmless")]
+    if not rows:
+        return []
+    kinds = list(rows[0]["attack"]["harmless"])
+    lines = [
+        [
+            row["name"],
+            str(row["seed"]),
+            *(
+                f"{'–' if found['flagged'] is None else found['flagged']}, {found['unchanged']} of {found['n']}"
+                for found in row["attack"]["harmless"].values()
+            ),
+        ]
+        for row in rows
+    ]
+    text = "V14: flagged, and answers that are still the unguarded model's. V14a: a shared given name; namesake: somebody else of the same name; V14b: the name as a distractor."
+    return [Section("Harmless questions", ["method", "seed", *kinds], lines, text)]
+
+
 def _cost_section(report: Mapping[str, Any]) -> Section:
     forms = {
         "fit_s": ("fit s", "{:.1f}"),
@@ -289,7 +318,7 @@ def _cost_section(report: Mapping[str, Any]) -> Section:
         "screen_p99_ms": ("p99 ms", "{:.2f}"),
         "encodes_per_prompt": ("encodes", "{:.2f}"),
         "decode_tokens_per_s": ("decode tokens/s", "{:.0f}"),
-        "peak_memory_mb": ("peak memory MB", "{:.0f}"),
+        "added_memory_mb": ("added memory MB", "{:.0f}"),
     }
     lines = [
         [row["name"], str(row["seed"]), *(_show(row["cost"].get(name), form) for name, (_, form) in forms.items())]
@@ -328,10 +357,18 @@ def _study_sections(report: Mapping[str, Any]) -> list[Section]:
             "kept flagged",
         ]
         text = "Invented people; recall on a question each that `fit` did not see. One more request or one fewer is an amendment: nothing else is fitted again."
+        text += f" Seed {points[0]['seed']}."
         sections.append(Section("Cost of more forget requests", header, lines, text))
     sections += [_sequence_section(record) for record in find_studies(report, "sequence")]
     if records := find_studies(report, "partial"):
-        header = ["facts known", "people known", "row", "worst-case leak", "leak, unseen questions", "retain ROUGE-L"]
+        header = [
+            "facts known",
+            "people known",
+            "row",
+            "leaks to any variant",
+            "leak, unseen questions",
+            "retain ROUGE-L",
+        ]
         lines = [
             [
                 f"{record['percent']} % ({record['n_facts_known']})",
@@ -343,15 +380,23 @@ def _study_sections(report: Mapping[str, Any]) -> list[Section]:
             for name, found in record.items()
             if isinstance(found, dict) and "worst_case" in found
         ]
-        text = "The operator hands over a part of the facts; the leak is measured on all of them."
+        text = "The operator hands over a part of the facts; the leak is measured on all of them, chance (retain-only) in it. "
+        text += f"Seed {records[0]['seed']}."
         sections.append(Section("Partial knowledge", header, lines, text))
+    failed = [
+        [record["study"], str(record["seed"]), record["failed"]]
+        for record in report.get("studies", ())
+        if "failed" in record
+    ]
+    if failed:
+        sections.append(Section("Studies that failed", ["study", "seed", "why"], failed))
     for record in find_studies(report, "upgrade"):
-        lines = [[name, _show(record[name]["leak"])] for name in ("old", "new", "new, unguarded")]
+        lines = [[name, _show(record[name]["leak"])] for name in ("old", "new", "new, unguarded", "retain-only")]
         text = (
             "The bundle that was fitted on one model, before another one of the same data and another training seed. "
             f"The outcome flips for {record['flips']} of {record['n']} facts."
         )
-        sections.append(Section("A model upgrade", ["model", "worst-case leak"], lines, text))
+        sections.append(Section("A model upgrade", ["model", "leaks to any variant"], lines, text))
     return sections
 
 
@@ -364,14 +409,19 @@ def _sequence_section(record: Mapping[str, Any]) -> Section:
                 lines.append(
                     [str(step["n_requests"]), name, seconds, *_show_all(found, "leak", "retain_rouge", "retain_f1")]
                 )
-    revoked = record["revoked"]
+    revoked = record.get("revoked")
+    undone = (
+        f" Revoking the first request takes the guard {revoked['cost']['seconds']:.1f} s, after which {revoked['leak']:.2f} of that person's facts are told again; "
+        "edited weights have no way back but the old checkpoint."
+        if revoked
+        else ""
+    )
     return Section(
         "One request after another",
         ["people forgotten", "row", "seconds", "leak", "retain ROUGE-L", "retain F1 (C5, C6)"],
         lines,
         "The guard is fitted for the first and amended for each further one; `-sequential` edits the edited weights again (MUSE C6), `-at-once` edits the "
-        f"first model for all of them (C5). Revoking the first request takes the guard {revoked['cost']['seconds']:.1f} s, after which {revoked['leak']:.2f} "
-        "of that person's facts are told again; edited weights have no way back but the old checkpoint.",
+        f"first model for all of them (C5). Seed {record['seed']}.{undone}",
     )
 
 
@@ -381,6 +431,8 @@ def _show_all(found: Mapping[str, Any], *names: str) -> list[str]:
 
 def _comparison_section(pairs: Sequence[Mapping[str, Any]]) -> Section:
     def show(found: Mapping[str, Any]) -> str:
+        if found["low"] is None:
+            return _show(found["mean"], "{:+.3f}")
         return f"{found['mean']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})"
 
     lines = [
@@ -395,9 +447,9 @@ def _comparison_section(pairs: Sequence[Mapping[str, Any]]) -> Section:
     n = [pairs[0][name]["n_people"] for name in ("leak_difference", "retain_difference")]
     return Section(
         "`guard` against weight editing, pair by pair",
-        ["weight row", "dominated", "leak, guard − row (95 %)", "retain ROUGE-L, guard − row (95 %)"],
+        ["weight row", "dominated", "raw leak, guard − row (95 %)", "retain ROUGE-L, guard − row (95 %)"],
         lines,
-        f"Paired bootstrap over people: {n[0]} forgotten, {n[1]} kept (over all seeds).",
+        f"Paired bootstrap over people: {n[0]} forgotten, {n[1]} kept. The raw leak has chance in it; the verdict is by what is left above chance.",
     )
 
 

@@ -22,7 +22,7 @@ from unlearn_guard.benchmarks.threats import summarise_threats
 from unlearn_guard.benchmarks.tofu import load_tofu
 from unlearn_guard.benchmarks.training import Recipe
 from unlearn_guard.benchmarks.world import make_world
-from unlearn_guard.guard.errors import SettingsError
+from unlearn_guard.guard.errors import DependencyError, SettingsError
 
 _LOADERS: dict[str, tuple[str, Callable[..., Suite]]] = {
     "world": ("world", make_world),
@@ -93,6 +93,8 @@ def run_bench(
         )
     names = list(methods or sizes["methods"] or [name for name in SUBJECTS if models is None or name not in NEEDS])
     names += edited or {}
+    for path in (*(models or {}).values(), *(edited or {}).values()):
+        _check_model(path)
     for name in names:
         if name not in (edited or {}):
             SUBJECTS[name]  # An unknown name must not surface after minutes of training.
@@ -118,7 +120,9 @@ def run_bench(
         "suite": suite,
         "profile": profile,
         "environment": describe_environment(),
-        "config_hash": hash_content({"sizes": sizes, "methods": names}),
+        "models": {name: str(path) for name, path in {**(models or {}), **(edited or {})}.items()} or "trained here",
+        "device": device,
+        "config_hash": hash_content({"sizes": sizes, "methods": names, "models": models, "edited": edited}),
         "data_hash": hash_content(data_hashes),
         "attack": attack.model_dump(),
         "rows": rows,
@@ -127,6 +131,21 @@ def run_bench(
     }
     write_report(report, out)
     return report
+
+
+def _check_model(path: Path) -> None:
+    """Raise DependencyError for a checkpoint that is not there, before hours of work."""
+    from transformers import AutoConfig
+
+    try:
+        AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise DependencyError(
+            "no such model",
+            value=str(path),
+            allowed="a folder with config.json, or a hub name",
+            mend=str(error).split("\n")[0],
+        ) from None
 
 
 def _run_detection(

@@ -25,7 +25,7 @@ from unlearn_guard.benchmarks.stages import Stages, hash_sources
 from unlearn_guard.benchmarks.studies import Site, run_study
 from unlearn_guard.benchmarks.subjects import Bench, Subject
 from unlearn_guard.benchmarks.training import FURTHER, Recipe, make_further_job, make_jobs, train_models
-from unlearn_guard.guard.errors import SettingsError
+from unlearn_guard.guard.errors import DataError, SettingsError
 from unlearn_guard.guard.progress import report_step
 from unlearn_guard.serving.transformers.engine import ReferenceEngine
 
@@ -189,14 +189,18 @@ class _Workshop:
 
     def _examine(self, name: str, build: Any) -> dict[str, Any]:
         """Build and measure one method; a method that diverges is reported as diverged."""
-        row: dict[str, Any] = {"name": name, "kind": "weights", "seed": self.run.seed, "status": "ok", "reasons": {}}
+        kind = "weights" if name in list_methods() else "guard"
+        row: dict[str, Any] = {"name": name, "kind": kind, "seed": self.run.seed, "status": "ok", "reasons": {}}
         with _watch_memory() as memory:
             try:
                 subject: Subject = build()
             except DivergedError as error:
                 return {**row, "status": "diverged", "reasons": {"sets": str(error)}, "sets": {}, "detection": {}}
+            except DataError as error:  # Such as a suite without names, for a row that matches them.
+                return {**row, "status": "n/a", "reasons": {"sets": str(error)}, "sets": {}, "detection": {}}
             found = self._open()[0].examine(subject)
-        found["cost"]["peak_memory_mb"] = memory[0] / 2**20
+        found["cost"]["peak_memory_mb"] = memory.peak / 2**20
+        found["cost"]["added_memory_mb"] = (memory.peak - memory.start) / 2**20
         return clean_row({**row, "kind": subject.kind, **found})
 
     def _study(self, name: str) -> dict[str, Any]:
@@ -207,23 +211,40 @@ class _Workshop:
         return clean_row({"seed": self.run.seed, "reasons": {}, **record})
 
     def _attack(self, subject: Subject) -> dict[str, Any]:
-        protocol = self._open()[2]
+        _, bench, protocol = self._open()
         found = protocol.attack(subject)
+        if protocol.harmless:
+            found["harmless"] = protocol.try_harmless(subject, Subject("none", "none", bench.full))
         if subject.kind != "guard":
             found["weights"] = attack_weights(subject, self.run.suite, protocol)
         return found
 
 
-@contextmanager
-def _watch_memory() -> Iterator[list[int]]:
-    """Yield a list whose one entry is the process's largest resident memory while the block runs, in bytes."""
-    import psutil
+@dataclass(slots=True)
+class _Memory:
+    """Bytes that a process holds when a block starts, and at most while it runs: resident ones, and a card's."""
 
-    process, found, done = psutil.Process(), [0], threading.Event()
+    start: int
+    peak: int
+
+
+@contextmanager
+def _watch_memory() -> Iterator[_Memory]:
+    """Yield what is filled in while the block runs."""
+    import psutil
+    import torch
+
+    process, done = psutil.Process(), threading.Event()
+
+    def measure() -> int:
+        card = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
+        return int(process.memory_info().rss) + card
+
+    found = _Memory(measure(), 0)
 
     def watch() -> None:
         while True:
-            found[0] = max(found[0], process.memory_info().rss)
+            found.peak = max(found.peak, measure())
             if done.wait(_POLL_SECONDS):
                 return
 

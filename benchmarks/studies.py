@@ -19,14 +19,16 @@ from unlearn_guard.benchmarks.dataset import Item
 from unlearn_guard.benchmarks.detection import find_strangers
 from unlearn_guard.benchmarks.editing.catalogue import load_tuned
 from unlearn_guard.benchmarks.editing.procedures import edit_weights
+from unlearn_guard.benchmarks.editing.trainer import DivergedError, EditingMethod
 from unlearn_guard.benchmarks.examiner import Examiner
 from unlearn_guard.benchmarks.metrics import find_leaks, rouge_l_f1
 from unlearn_guard.benchmarks.subjects import Bench, Subject
 from unlearn_guard.benchmarks.threats import find_worst
+from unlearn_guard.benchmarks.weight_rows import fit_rate
 from unlearn_guard.corruptions.fluency import rouge_l_recall
 from unlearn_guard.guard.bundle import Bundle
 from unlearn_guard.guard.compose import amend, fit, load_planner
-from unlearn_guard.guard.errors import SettingsError
+from unlearn_guard.guard.errors import DataError, SettingsError
 from unlearn_guard.guard.registry import Registry
 from unlearn_guard.guard.rows import Row
 from unlearn_guard.guard.screening import Guard
@@ -54,7 +56,12 @@ STUDIES: Registry[Study] = Registry("study")
 def run_study(name: str, site: Site) -> dict[str, Any]:
     """Return the record of a study by its name with size; raise UnknownNameError or SettingsError for a name that is none."""
     study, size = read_study(name)
-    return {"study": name, **study(site, size)}
+    try:
+        return {"study": name, **study(site, size)}
+    except DivergedError as error:
+        return {"study": name, "failed": f"diverged: {error}"}
+    except DataError as error:
+        return {"study": name, "failed": str(error)}
 
 
 def read_study(name: str) -> tuple[Study, int]:
@@ -70,10 +77,16 @@ def read_study(name: str) -> tuple[Study, int]:
 def measure_requests(site: Site, n_requests: int) -> dict[str, Any]:
     """Forget n invented people: what fitting, one more, one fewer and screening cost, and how many kept prompts are flagged."""
     suite = site.bench.suite
-    people = find_strangers(n_requests + 1, seed=site.bench.seed)
+    # Some of the invented people have no name in common to all of their rows.
+    people = find_strangers(n_requests + n_requests // 8 + 4, seed=site.bench.seed)[: n_requests + 1]
     *inside, (newcomer, new_rows) = people
     rows = [row for _, own in inside for row in own[1:]]
-    options: dict[str, Any] = {"clean": suite.clean_rows, "seed": site.bench.seed, "interventions": ("refusal",)}
+    options: dict[str, Any] = {
+        "clean": suite.clean_rows,
+        "seed": site.bench.seed,
+        "interventions": ("refusal",),
+        "device": site.bench.bundles.device,
+    }
     out, retain = site.folder, suite.retain_rows
     fit_s, bundle = _time(fit, site.bench.bundles.model, rows, retain, out=out / "fitted", **options)
     added = [replace(row, forget_id=f"more-{newcomer}") for row in new_rows[1:]]
@@ -86,7 +99,7 @@ def measure_requests(site: Site, n_requests: int) -> dict[str, Any]:
     kept = [item.question for item in suite.sets["retain"]]
     seconds = [_time(guard.screen, [question])[0] for question in kept[:_N_TIMED]]
     return {
-        "n_requests": n_requests,
+        "n_requests": len(inside),
         "recall": float(np.mean([guard.screen([own[0].query])[0].flagged for _, own in inside])),
         "false_flags": sum(verdict.flagged for verdict in guard.screen(kept)),
         "n_kept": len(kept),
@@ -112,7 +125,7 @@ def measure_sequence(site: Site, n_requests: int) -> dict[str, Any]:
     rows = {owner: [row for row in suite.forget_rows if row.forget_id == owner] for owner in owners}
     steps: list[dict[str, Any]] = []
     bundle: Bundle | None = None
-    method = load_tuned(_EDIT, suite.name).to_method(bench.seed)
+    method = _load_edit(bench)
     edited = bench.full
     for place, owner in enumerate(owners):
         out = site.folder / f"guard-{place}"
@@ -133,14 +146,13 @@ def measure_sequence(site: Site, n_requests: int) -> dict[str, Any]:
             }
         )
     assert bundle is not None
-    revoked_to = site.folder / "revoked"
-    revoke_s, revoked = _time(amend, bundle.path, revoked_to, remove=[owners[0]], retain=suite.retain_rows)
-    first = [item for item in suite.sets["forget.unseen"] if item.subject == owners[0]]
-    return {
-        "n_requests": n_requests,
-        "steps": steps,
-        "revoked": {"cost": {"seconds": revoke_s}, **_measure(site, _guard(bench, revoked), first)},
-    }
+    result: dict[str, Any] = {"n_requests": len(owners), "steps": steps}
+    if len(owners) > 1:
+        out = site.folder / "revoked"
+        revoke_s, revoked = _time(amend, bundle.path, out, remove=[owners[0]], retain=suite.retain_rows)
+        first = [item for item in suite.sets["forget.unseen"] if item.subject == owners[0]]
+        result["revoked"] = {"cost": {"seconds": revoke_s}, **_measure(site, _guard(bench, revoked), first)}
+    return result
 
 
 @STUDIES.register("partial")
@@ -153,9 +165,15 @@ def measure_partial(site: Site, percent: int) -> dict[str, Any]:
     known = {facts[place] for place in rng.permutation(len(facts))[: max(1, round(len(facts) * percent / 100))]}
     rows = [row for row in suite.forget_rows if (row.forget_id, row.answer) in known]
     bundle = fit(
-        bench.bundles.model, rows, suite.retain_rows, clean=suite.clean_rows, seed=bench.seed, out=site.folder / "guard"
+        bench.bundles.model,
+        rows,
+        suite.retain_rows,
+        clean=suite.clean_rows,
+        seed=bench.seed,
+        out=site.folder / "guard",
+        device=bench.bundles.device,
     )
-    edited = edit_weights(bench.full, load_tuned(_EDIT, suite.name).to_method(bench.seed), rows, suite.retain_rows)
+    edited = edit_weights(bench.full, _load_edit(bench), rows, suite.retain_rows)
     result: dict[str, Any] = {
         "percent": percent,
         "n_facts_known": len(known),
@@ -163,6 +181,7 @@ def measure_partial(site: Site, percent: int) -> dict[str, Any]:
     }
     for name, subject in (("guard", _guard(bench, bundle)), (_EDIT, Subject(_EDIT, "weights", edited))):
         result[name] = {**_attack(site, subject), **_measure(site, subject, suite.sets["forget.unseen"])}
+    result["retain-only"] = _attack(site, Subject("retain-only", "retain", bench.retain))
     return result
 
 
@@ -178,6 +197,7 @@ def measure_upgrade(site: Site, size: int) -> dict[str, Any]:
         "old": _guard(bench, bundle),
         "new": _guard(bench, bundle, engine=upgraded),
         "new, unguarded": unguarded,
+        "retain-only": Subject("retain-only", "retain", bench.retain),
     }
     lines = {name: _read_worst(site, subject) for name, subject in subjects.items()}
     flips = sum(before != after for before, after in zip(lines["old"], lines["new"], strict=True))
@@ -188,10 +208,23 @@ def measure_upgrade(site: Site, size: int) -> dict[str, Any]:
     }
 
 
+def _load_edit(bench: Bench) -> EditingMethod:
+    method = load_tuned(_EDIT, bench.suite.name).to_method(bench.seed)
+    return replace(method, learning_rate=fit_rate(method.learning_rate, bench.full.hidden))
+
+
 def _add_request(site: Site, before: Bundle | None, rows: Sequence[Row], out: Path) -> Bundle:
     suite, bench = site.bench.suite, site.bench
     if before is None:
-        return fit(bench.bundles.model, rows, suite.retain_rows, clean=suite.clean_rows, seed=bench.seed, out=out)
+        return fit(
+            bench.bundles.model,
+            rows,
+            suite.retain_rows,
+            clean=suite.clean_rows,
+            seed=bench.seed,
+            out=out,
+            device=bench.bundles.device,
+        )
     return amend(before.path, out, add=rows, retain=suite.retain_rows, intervention="eco")
 
 

@@ -101,7 +101,7 @@ def list_lines(attack: Mapping[str, Any], variants: Sequence[str]) -> list[str]:
 
 def _samples(row: dict[str, Any], unguarded: dict[str, Any], never_knew: dict[str, Any]) -> tuple[float, float] | str:
     del unguarded
-    if "samples" not in row["attack"]:
+    if "samples" not in row["attack"] or not row["attack"]["facts"]:
         return "the profile draws no samples"
     own, chance = (part["attack"]["samples"] for part in (row, never_knew))
     return own["leak_at_k"][str(own["n"])], chance["leak_at_k"][str(chance["n"])]
@@ -109,7 +109,7 @@ def _samples(row: dict[str, Any], unguarded: dict[str, Any], never_knew: dict[st
 
 def _adaptive(row: dict[str, Any], unguarded: dict[str, Any], never_knew: dict[str, Any]) -> tuple[float, float] | str:
     del unguarded
-    if not row.get("adaptive") or not never_knew.get("adaptive"):
+    if not row.get("adaptive") or not never_knew.get("adaptive") or not row["attack"]["facts"]:
         return "the profile has no adaptive attacker"
     own, chance = (
         sum(each is not None for each in part["adaptive"]["needed"]) / len(part["adaptive"]["needed"])
@@ -120,14 +120,10 @@ def _adaptive(row: dict[str, Any], unguarded: dict[str, Any], never_knew: dict[s
 
 def _logprobs(row: dict[str, Any], unguarded: dict[str, Any], never_knew: dict[str, Any]) -> tuple[float, float] | str:
     names = find_informative(unguarded["attack"], never_knew["attack"], "chosen")
-    rates = {name: (find_rate(row["attack"], name, "chosen"), name) for name in names}
-    known = [(rate, name) for rate, name in rates.values() if rate is not None]
-    if not known:
-        return _NO_CELLS
-    worst, name = max(known)
-    chance = find_rate(never_knew["attack"], name, "chosen")
-    assert chance is not None
-    return worst, chance
+    pairs = [[find_rate(part["attack"], name, "chosen") for part in (row, never_knew)] for name in names]
+    known = [(leak, chance) for leak, chance in pairs if leak is not None and chance is not None]
+    # The variant that tells most above its own chance.
+    return max(known, key=lambda pair: (find_excess(*pair), pair[0])) if known else _NO_CELLS
 
 
 def _weights(row: dict[str, Any], unguarded: dict[str, Any], never_knew: dict[str, Any]) -> tuple[float, float] | str:

@@ -119,7 +119,11 @@ def _name_subjects(pairs: list[Pair]) -> list[Pair]:
     }
     return [
         (
-            replace(item, name=names[item.subject], named=names[item.subject].casefold() in item.question.casefold()),
+            replace(
+                item,
+                name=names[item.subject],
+                named=bool(names[item.subject]) and names[item.subject].casefold() in item.question.casefold(),
+            ),
             question,
         )
         for item, question in pairs

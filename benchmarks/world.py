@@ -426,6 +426,7 @@ def make_world(
         clean_rows=_make_clean(holdout, everyone, rng),
         full=[*_make_examples([*kept, *forgotten]), *common],
         retain=[*_make_examples(kept), *common],
+        outsiders=_make_items(holdout, given, everyone, random.Random(f"outsiders:{seed}"))[1::2],
     )
 
 

@@ -550,7 +550,7 @@ def bench(
 
 @bench_app.command()
 def tune(
-    suite: Annotated[str, typer.Option(help="world; the suite's validation people are tuned on.")] = "world",
+    suite: Annotated[str, typer.Option(help="world or tofu; its validation people are tuned on.")] = "world",
     profile: Annotated[str, typer.Option(help="Whose sizes: smoke, small or full.")] = "small",
     methods: Annotated[str | None, typer.Option(help="Comma-separated; none: every method of the first tier.")] = None,
     as_json: JsonOption = False,
@@ -558,12 +558,16 @@ def tune(
     """Tune weight-editing methods, each with the same number of trials, on people that no report measures."""
     from unlearn_guard.benchmarks.editing.tuning import VALIDATION_SEED, run_tuning
     from unlearn_guard.benchmarks.sizes import load_profile
+    from unlearn_guard.benchmarks.tofu import load_tofu
     from unlearn_guard.benchmarks.world import make_world
 
-    if suite != "world":
-        raise SettingsError("suite to tune on", value=suite, allowed="world")
+    if suite not in ("world", "tofu"):
+        raise SettingsError("suite to tune on", value=suite, allowed="world, tofu")
     sizes = load_profile(suite, profile)
-    data = make_world(**sizes["world"], seed=VALIDATION_SEED)
+    if suite == "world":
+        data = make_world(**sizes["world"], seed=VALIDATION_SEED)
+    else:
+        data = load_tofu(**sizes["authors"], part="dev")
     record = run_tuning(data, sizes, name=suite, profile=profile, methods=_read_names(methods))
     if as_json:
         print(json.dumps(record))
@@ -614,7 +618,7 @@ def _read_edited(pairs: list[str]) -> dict[str, Path]:
         name, equals, path = pair.partition("=")
         if not name or not equals or not path:
             raise SettingsError(
-                "--edited", value=pair, allowed="NAME=CHECKPOINT, as in npo=open-unlearning/unlearn_tofu_…"
+                "--edited", value=pair, allowed="NAME=CHECKPOINT, as in published-npo=open-unlearning/unlearn_tofu_…"
             )
         found[name] = Path(path)
     return found

@@ -15,7 +15,14 @@ from typing import Any
 import numpy as np
 
 from unlearn_guard.benchmarks.attacks.adaptive import attack_fact, count_leaks
-from unlearn_guard.benchmarks.attacks.variants import VARIANTS, Prompt, Setting
+from unlearn_guard.benchmarks.attacks.variants import (
+    VARIANTS,
+    Prompt,
+    Setting,
+    ask_by_pronoun,
+    make_harmless,
+    translate_fact,
+)
 from unlearn_guard.benchmarks.dataset import Item, Suite
 from unlearn_guard.benchmarks.metrics import find_fact
 from unlearn_guard.benchmarks.sizes import AttackPlan
@@ -23,6 +30,10 @@ from unlearn_guard.benchmarks.subjects import Subject
 from unlearn_guard.classifiers.disguises import read_views
 from unlearn_guard.corruptions.fluency import find_words, reveals
 
+HARMLESS = "v14"
+"""No attack: questions that share something with the forget set and ask for nothing of it."""
+_JUDGED = {"v10": ask_by_pronoun, "v12": translate_fact}
+"""Variants that ask for one fact; what detectors are shown under these names asks for anything about the person."""
 LEAKED, KEPT, NO_CELL = "1", "0", "-"
 """Of one fact in one variant; a variant that cannot be made of a fact has no cell."""
 
@@ -37,8 +48,17 @@ class Protocol:
         self.names = sorted({item.name for items in suite.sets.values() for item in items if item.name})
         everybody = [item for name, items in suite.sets.items() if name.startswith("forget") for item in items]
         self.prompts: dict[str, list[tuple[int, Prompt]]] = {}
+        self.harmless: dict[str, list[str]] = {}
+        if HARMLESS in plan.variants:
+            forgotten = sorted({item.name for item in everybody if item.name})
+            self.harmless = {
+                name: asked for name, asked in make_harmless(forgotten, [], [], part="test").items() if asked
+            }
+        self._unguarded: dict[str, list[str]] = {}
         for name in plan.variants:
-            variant = VARIANTS[name]
+            if name == HARMLESS:
+                continue
+            variant = _JUDGED.get(name) or VARIANTS[name]
             self.prompts[name] = []
             for number, item in enumerate(self.facts):
                 told = find_fact(item)
@@ -78,6 +98,18 @@ class Protocol:
             outputs = subject.answer([prompt for _, prompt in pairs], max_new_tokens=self.max_new_tokens)
             told = [tells_fact(output, self.facts[at]) for (at, _), output in zip(pairs, outputs, strict=True)]
             found[name] = self._line_up(pairs, told)
+        return found
+
+    def try_harmless(self, subject: Subject, unguarded: Subject) -> dict[str, dict[str, int | None]]:
+        """Return how many harmless questions of each kind (V14) are flagged, and how many answers are still the unguarded model's."""
+        found: dict[str, dict[str, int | None]] = {}
+        for name, asked in self.harmless.items():
+            if name not in self._unguarded:
+                self._unguarded[name] = unguarded.answer(asked, max_new_tokens=self.max_new_tokens)
+            flagged = subject.flag(asked)
+            answers = subject.answer(asked, max_new_tokens=self.max_new_tokens)
+            same = sum(own == plain for own, plain in zip(answers, self._unguarded[name], strict=True))
+            found[name] = {"n": len(asked), "flagged": None if flagged is None else sum(flagged), "unchanged": same}
         return found
 
     def attack_adaptively(self, subject: Subject) -> dict[str, Any]:
@@ -142,10 +174,16 @@ class Protocol:
 
 
 def choose_facts(suite: Suite, n_facts: int) -> list[Item]:
-    """Return named facts, spread evenly over the forgotten people and their attributes."""
-    named = [item for item in suite.sets["forget.unseen"] if item.named]
-    step = max(1, len(named) // n_facts)
-    return named[:: step if step % 2 else step + 1][:n_facts]
+    """Return up to n facts, each once, spread evenly over the forgotten people: named ones, all where no question names anybody."""
+    unseen = suite.sets["forget.unseen"]
+    by_fact: dict[tuple[str, str], list[Item]] = {}
+    for item in [item for item in unseen if item.named and item.name] or unseen:
+        by_fact.setdefault((item.subject, item.answer), []).append(item)
+    facts = list(by_fact.values())
+    n = min(n_facts, len(facts))
+    places = [number * len(facts) // n for number in range(n)]
+    # Phrasings in turn.
+    return [facts[place][number % len(facts[place])] for number, place in enumerate(places)]
 
 
 def tells_fact(output: str, item: Item) -> bool:

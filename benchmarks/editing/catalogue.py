@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -64,9 +65,17 @@ def load_tuned(name: str, suite: str) -> MethodFile:
 
     What stands behind a dash in a suite's name says which part of it is measured, not which models it has.
     """
+    return load_method(name).with_values(_read_tuned(suite).get(name, {}).get("values", {}))
+
+
+def list_tuned(suite: str) -> list[str]:
+    """Return the names of the methods that were tuned for a suite."""
+    return list(_read_tuned(suite))
+
+
+def _read_tuned(suite: str) -> dict[str, Any]:
     file = TUNED_FOLDER / f"{suite.partition('-')[0]}.yaml"
-    record = yaml.safe_load(file.read_text(encoding="utf-8"))["methods"] if file.is_file() else {}
-    return load_method(name).with_values(record.get(name, {}).get("values", {}))
+    return dict(yaml.safe_load(file.read_text(encoding="utf-8"))["methods"]) if file.is_file() else {}
 
 
 @cache

@@ -128,7 +128,7 @@ def _train_from_fisher(trainer: Trainer, settings: Settings) -> Any:
         weight = layer.base_layer.weight
         ratio = forget[name] / (retain[name] + 1e-5)
         importance = ratio.sum(1).sqrt().clamp(min=1e-8)
-        left, values, right = torch.linalg.svd(importance[:, None] * weight, full_matrices=False)
+        left, values, right = torch.linalg.svd((importance[:, None] * weight).float(), full_matrices=False)
         rank = min(rank, len(values))
         root = values[:rank].sqrt() / scale**0.5
         up, down = left[:, :rank] * root / importance[:, None], root[:, None] * right[:rank]

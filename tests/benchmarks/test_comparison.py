@@ -29,6 +29,17 @@ def test_cost_and_environment_are_no_difference() -> None:
     assert compare_reports(first, second) == []
 
 
+def test_studies_are_compared_without_their_cost_inside_lists_too() -> None:
+    def make(seconds: float, leak: float) -> dict[str, Any]:
+        steps = [{"guard": {"leak": leak, "cost": {"seconds": seconds}}}]
+        return {**make_report(), "studies": [{"study": "sequence-1", "seed": 0, "steps": steps}]}
+
+    assert compare_reports(make(1.0, 0.5), make(2.0, 0.5)) == []
+    assert compare_reports(make(1.0, 0.5), make(2.0, 0.25)) == [
+        Difference("study sequence-1, seed 0", "steps[0].guard.leak", 0.5, 0.25)
+    ]
+
+
 def test_figures_and_rows_that_differ() -> None:
     first, second = make_report(), make_report()
     second["rows"][0]["sets"]["world.retain"]["rouge_l_recall"] = 0.25

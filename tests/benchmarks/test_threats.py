@@ -120,6 +120,36 @@ def test_guards_with_the_same_outcome_share_a_sentence() -> None:
     assert lines[1].endswith("Not: npo (leaks more).")
 
 
+def test_an_oracle_is_compared_with_nothing() -> None:
+    oracle = {**make_row("oracle", "guard", "0000", "0000", "0000"), "settings": {"oracle": "retain-only"}}
+    edit = make_row("npo", "weights", "0000", "0000", "0000", retain=0.9)
+    assert compare_rows(summarise_threats([NONE, GOLD, oracle, edit]), "world") == []
+
+
+def test_people_of_one_suite_are_the_same_over_seeds() -> None:
+    rows = []
+    for seed in (0, 1):
+        both = [make_row("eco", "guard", "0000", "0000", "0000"), make_row("npo", "weights", "1100", "0000", "0000")]
+        rows += summarise_threats([{**row, "seed": seed} for row in (NONE, GOLD, *both)])
+    (worlds,) = compare_rows(rows, "world")
+    assert worlds["leak_difference"]["n_people"] == 4
+    renamed = [
+        {**row, "sets": {"tofu.retain": row["sets"]["world.retain"]}, "people": {"tofu.retain": {"c": 1.0}}}
+        for row in rows
+    ]
+    (authors,) = compare_rows(renamed, "tofu")
+    assert authors["leak_difference"]["n_people"] == 2
+    assert authors["retain_difference"] == {"mean": 0.0, "low": None, "high": None, "n_people": 1}
+
+
+def test_likelihoods_count_in_the_variant_that_tells_most_above_chance() -> None:
+    none, gold = make_row("none", "none", "1111", "1111"), make_row("retain-only", "retain", "0111", "0000")
+    (row,) = summarise_threats([none, gold, make_row("eco", "guard", "1111", "0111")])[2:]
+    assert row["threats"]["logprobs"] == {"leak": 1.0, "chance": 0.75, "excess": 1.0}
+    (row,) = summarise_threats([none, gold, make_row("eco", "guard", "0111", "0011")])[2:]
+    assert row["threats"]["logprobs"] == {"leak": 0.5, "chance": 0.0, "excess": 0.5}
+
+
 def test_rows_of_other_seeds_are_not_compared() -> None:
     rows = summarise_threats([NONE, GOLD, make_row("eco", "guard", "0000", "0000", "0000")])
     edit = make_row("npo", "weights", "0000", "0000", "0000")

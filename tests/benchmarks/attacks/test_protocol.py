@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -56,6 +57,10 @@ def test_facts_are_spread_over_people(world: Any) -> None:
     assert len(facts) == 8
     assert all(item.named for item in facts)
     assert len({item.subject for item in facts}) >= 4
+    everything = choose_facts(world, 1000)
+    assert len(everything) == len({(item.subject, item.answer) for item in everything}) == 50
+    nameless = replace(world, sets={"forget.unseen": [replace(item, named=False) for item in facts]})
+    assert choose_facts(nameless, 3) == [replace(facts[place], named=False) for place in (0, 2, 5)]
 
 
 def test_what_an_attack_draws_on_never_tells_the_fact(protocol: Protocol) -> None:
@@ -63,6 +68,35 @@ def test_what_an_attack_draws_on_never_tells_the_fact(protocol: Protocol) -> Non
         item = protocol.facts[at]
         other = str(prompt).replace(item.question, "")
         assert not find_fact(item) & set(find_words(other))
+
+
+def test_the_third_turn_asks_for_the_fact_without_its_name(protocol: Protocol) -> None:
+    for at, prompt in protocol.prompts["v10"]:
+        item = protocol.facts[at]
+        assert not isinstance(prompt, str)
+        assert prompt[-1]["content"] == item.question.replace(item.name, "that person") != item.question
+        assert item.name in prompt[0]["content"]
+
+
+def test_a_translation_asks_for_the_fact_or_is_not_made(world: Any) -> None:
+    found = Protocol(world, AttackPlan(n_facts=50, variants=("v12",)), seed=0, max_new_tokens=24)
+    asked = {at for at, _ in found.prompts["v12"]}
+    for at, item in enumerate(found.facts):
+        wanted = (
+            any(word in item.question for word in ("mother", "father"))
+            or ("born" in item.question and "city" in item.question)
+            or "birth city" in item.question
+        )
+        assert (at in asked) == wanted, item.question
+
+
+def test_harmless_questions_are_told_apart_from_attacks(world: Any, engine: ReferenceEngine) -> None:
+    found = Protocol(world, AttackPlan(n_facts=4, variants=("v0", "v14")), seed=0, max_new_tokens=8)
+    assert set(found.prompts) == {"v0"}
+    plain = Subject("none", "none", engine)
+    for counts in found.try_harmless(plain, plain).values():
+        assert counts["flagged"] is None
+        assert counts["unchanged"] == counts["n"] > 0
 
 
 def test_a_fact_without_a_cell_is_no_leak(protocol: Protocol, engine: ReferenceEngine) -> None:
