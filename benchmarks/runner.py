@@ -92,6 +92,8 @@ def run_bench(
             device=device,
         )
     names = list(methods or sizes["methods"] or [name for name in SUBJECTS if models is None or name not in NEEDS])
+    if models is not None and (needy := [name for name in names if name in NEEDS]):
+        raise SettingsError("row", value=needy[0], allowed="where the benchmark trains the models itself")
     names += edited or {}
     for path in (*(models or {}).values(), *(edited or {}).values()):
         _check_model(path)

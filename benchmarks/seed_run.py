@@ -25,7 +25,7 @@ from unlearn_guard.benchmarks.stages import Stages, hash_sources
 from unlearn_guard.benchmarks.studies import Site, run_study
 from unlearn_guard.benchmarks.subjects import Bench, Subject
 from unlearn_guard.benchmarks.training import FURTHER, Recipe, make_further_job, make_jobs, train_models
-from unlearn_guard.guard.errors import DataError, SettingsError
+from unlearn_guard.guard.errors import DataError
 from unlearn_guard.guard.progress import report_step
 from unlearn_guard.serving.transformers.engine import ReferenceEngine
 
@@ -67,11 +67,8 @@ class SeedRun:
     ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Return the rows of these names, and the records of studies; what an earlier run finished comes from disk, unless `fresh`.
 
-        What is not needed for the others is neither trained nor fitted. Raises SettingsError for a row that needs a further model beside
-        the user's own.
+        What is not needed for the others is neither trained nor fitted.
         """
-        if self.models is not None and (needy := [name for name in names if name in NEEDS]):
-            raise SettingsError("row", value=needy[0], allowed="where the benchmark trains the models itself")
         edits = {*list_methods(), *self.edited}
         # Guards first: they share bundles, and so a process.
         order = sorted(names, key=lambda name: name in edits)

@@ -226,8 +226,8 @@ class ReferenceEngine:
         open_rows = set(range(len(prompts)))
         for step in range(max_new_tokens):
             ahead = result.logits[:, -1].float()
-            for row, said in enumerate(spoken):
-                heard = {name: logits[-1:] for name, logits in said.items()}
+            for row in voices.plans:
+                heard = {name: logits[-1:] for name, logits in spoken[row].items()}
                 ahead[row] = voices.subtract(row, ahead[row : row + 1], heard, served=True)[0]
             if draws is None:
                 tokens = ahead.argmax(-1)

@@ -11,6 +11,7 @@ import pytest
 from unlearn_guard.benchmarks import seed_run
 from unlearn_guard.benchmarks.attacks.protocol import Protocol
 from unlearn_guard.benchmarks.comparison import compare_reports
+from unlearn_guard.benchmarks.fitted import Bundles
 from unlearn_guard.benchmarks.runner import run_bench
 from unlearn_guard.benchmarks.seed_run import SeedRun
 from unlearn_guard.benchmarks.sizes import AttackPlan
@@ -62,7 +63,7 @@ def test_two_processes_measure_what_one_does(
     world: Any, models: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Whatever process measured a row, in whatever order."""
-    names = ["none", "retain-only", "name-match", "output-filter", "ga"]
+    names = ["retain-only", "name-match", "ga"]
     reports = []
     for workers in (1, 2):
         monkeypatch.setenv("UNLEARN_GUARD_CACHE", str(tmp_path / str(workers)))
@@ -72,11 +73,26 @@ def test_two_processes_measure_what_one_does(
         reports.append({"suite": "world", "rows": rows})
     assert compare_reports(*reports) == []
     assert [row["name"] for row in reports[0]["rows"]] == [*names, "theirs"]
-    theirs, gold = reports[0]["rows"][5], reports[0]["rows"][1]
+    gold, *_, theirs = reports[0]["rows"]
     assert theirs["kind"] == "weights"
     assert theirs["attack"]["variants"] == {
         name: {**cells, "flagged": None} for name, cells in gold["attack"]["variants"].items()
     }
+
+
+def test_a_row_that_does_not_apply_says_why_and_the_others_go_on(
+    world: Any, models: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("UNLEARN_GUARD_CACHE", str(tmp_path))
+
+    def fail(self: Bundles, kind: str) -> Any:
+        raise DataError("no aliases to match")
+
+    monkeypatch.setattr(Bundles, "fit", fail)
+    rows, _ = make_run(world, models).measure(["name-match", "none"])
+    assert [row["status"] for row in rows] == ["n/a", "ok"]
+    assert rows[0]["reasons"] == {"sets": "no aliases to match"}
+    assert "attack" not in rows[0]
 
 
 def test_a_damaged_stage_says_what_to_do(

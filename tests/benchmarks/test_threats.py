@@ -28,7 +28,7 @@ def make_row(name: str, kind: str, *leaks: str, retain: float = 1.0, seed: int =
         "reasons": {},
         "sets": {"world.retain": {"rouge_l_recall": retain}},
         "people": {"world.retain": {"c": retain, "d": retain}},
-        "attack": {"people": ["a", "a", "b", "b"], "variants": variants, **attack},
+        "attack": {"facts": list("wxyz"), "people": ["a", "a", "b", "b"], "variants": variants, **attack},
     }
 
 
