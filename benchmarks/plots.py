@@ -83,7 +83,7 @@ def plot_tradeoff(report: Mapping[str, Any]) -> str:
     if points:
         axes.legend(fontsize=8, loc="lower right", frameon=False)
     else:
-        axes.text(0.5, 0.5, "no variant tells the models apart", ha="center", color="#5c6577")
+        axes.text(0.5, 0.5, "not attacked, or no variant tells the models apart", ha="center", color="#5c6577")
     return encode_figure(figure)
 
 
