@@ -37,6 +37,7 @@ NEEDS = {
     "study:upgrade": "upgrade",
 }
 """Rows and studies that need a further model, which the benchmark trains itself."""
+_REFERENCES = ("none", "retain-only", "retain-only-twin", "none-mixture")
 _STUDY = "study:"
 """Before the name of a study, where rows and studies are in one list."""
 _POLL_SECONDS = 0.2
@@ -69,11 +70,8 @@ class SeedRun:
 
         What is not needed for the others is neither trained nor fitted.
         """
-        edits = {*list_methods(), *self.edited}
-        # Guards first: they share bundles, and so a process.
-        order = sorted(names, key=lambda name: name in edits)
-        n_guards = sum(name not in edits for name in names)
-        order[n_guards:n_guards] = [_STUDY + study for study in studies]
+        # Guards first: they share bundles, and so a process, and the first of them takes longest.
+        order = sorted([*names, *(_STUDY + study for study in studies)], key=self._rank)
         missing = [name for name in order if self.fresh or self.read(name) is None]
         if missing:
             # Trained side by side at once; what they are is found again by who needs them.
@@ -83,6 +81,14 @@ class SeedRun:
         rows = [self.read(name) for name in names]
         records = [self.read(_STUDY + study) for study in studies]
         return [row for row in rows if row is not None], [record for record in records if record is not None]
+
+    def _rank(self, name: str) -> int:
+        """Return when a row's turn comes: guards, references, studies, edited weights."""
+        if name.startswith(_STUDY):
+            return 2
+        if name in self.edited or name in list_methods() or name == "s3t":
+            return 3
+        return 1 if name in _REFERENCES else 0
 
     def train(self, further: Sequence[str] = ()) -> dict[str, Path]:
         """Return the folders of the suite's models and of further ones (`training.FURTHER`), trained where they are not there."""
