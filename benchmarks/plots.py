@@ -63,7 +63,7 @@ def plot_tradeoff(report: Mapping[str, Any]) -> str:
         places: dict[tuple[float, float], list[str]] = {}
         for name in front:
             places.setdefault(own[name], []).append(name)
-        for place, names in places.items():
+        for place, names in places.items() if kind != "retain" else ():
             axes.annotate(
                 "\n".join(", ".join(names[start : start + 4]) for start in range(0, len(names), 4)),
                 place,

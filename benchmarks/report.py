@@ -109,9 +109,11 @@ def render_html(report: dict[str, Any]) -> str:
 
 
 def _bold(text: str) -> str:
-    """Turn the Markdown of a summary line, which is bold names alone, into HTML."""
-    parts = text.split("**")
-    return "".join(f"<b>{part}</b>" if place % 2 else part for place, part in enumerate(parts))
+    """Turn the Markdown of a summary line, bold names and code, into HTML."""
+    for mark, tag in (("**", "b"), ("`", "code")):
+        parts = text.split(mark)
+        text = "".join(f"<{tag}>{part}</{tag}>" if place % 2 else part for place, part in enumerate(parts))
+    return text
 
 
 def summarise(report: Mapping[str, Any]) -> list[str]:
@@ -123,7 +125,9 @@ def summarise(report: Mapping[str, Any]) -> list[str]:
     for pair in report.get("comparisons", ()):
         by_guard.setdefault(pair["guard"], []).append(pair)
     lines += _say_dominance(by_guard)
-    if by_guard and (kept := _find_kept(groups, report["suite"])) is not None:
+    weights = [row for rows in groups.values() for row in rows if row["kind"] == "weights"]
+    most = max((row["sets"][f"{report['suite']}.retain"]["rouge_l_recall"] for row in weights), default=0.0)
+    if by_guard and (kept := _find_kept(groups, report["suite"])) is not None and most > kept:
         lines.append(f"The unguarded model keeps {kept:.3f}: a weight row above that was trained further on kept rows.")
     if by_guard:
         held = [_mean(rows, "weights") for rows in groups.values() if rows[0]["kind"] == "guard"]
@@ -281,7 +285,8 @@ def _variant_section(report: Mapping[str, Any]) -> Section:
             rates.append(streamed.count("1") / len(streamed) if streamed else None)
             rates += [((row.get("threats") or {}).get(name) or {}).get("leak") for name in THREATS]
             lines.append([row["name"], str(row["seed"]), *(_show(rate, "{:.2f}") for rate in rates)])
-    informative = sorted({name for row in report["rows"] for name in (row.get("threats") or {}).get("informative", ())})
+    found = {name for row in report["rows"] for name in (row.get("threats") or {}).get("informative", ())}
+    informative = [name for name in names if name in found]
     return Section(
         "Leak by variant and threat model",
         ["method", "seed", *names, "streamed", *_THREAT_TITLES],

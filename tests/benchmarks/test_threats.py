@@ -109,6 +109,14 @@ def test_dominance_needs_both_and_one_strictly() -> None:
     assert pairs["eco", "npo"]["retain_difference"]["mean"] == pytest.approx(0.1)
 
 
+def test_what_was_trained_further_is_said() -> None:
+    plain = make_row("none", "none", "1111", "1110", "0001", retain=0.9, weights={"int4": "1111"})
+    rows = summarise_threats([plain, GOLD, make_row("eco", "guard", "0000", "0000", "0000", retain=0.9)])
+    rows += summarise_threats([plain, GOLD, make_row("npo", "weights", "0000", "0000", "0000")])[2:]
+    lines = summarise({"suite": "world", "rows": rows, "comparisons": compare_rows(rows, "world")})
+    assert "The unguarded model keeps 0.900: a weight row above that was trained further" in lines[1]
+
+
 def test_guards_with_the_same_outcome_share_a_sentence() -> None:
     guards = [make_row(name, "guard", "0000", "0000", "0000") for name in ("eco", "refusal")]
     leaky = make_row("leaky", "guard", "1111", "0000", "0000")
@@ -176,7 +184,6 @@ def test_the_summary_says_who_dominates_whom_and_who_does_not() -> None:
     lines = summarise({"suite": "world", "rows": rows, "comparisons": compare_rows(rows, "world")})
     assert lines[0].startswith("**eco** dominates 1 of 2 weight rows")
     assert "npo. Not: ga (equal in both)" in lines[0]
-    assert "The unguarded model keeps 1.000" in lines[1]
-    assert "every guard leaks 1.00 above chance there, and dominates nothing" in lines[2]
-    assert "**ga** leaks least (1.00 above chance)" in lines[3]  # npo keeps too little to be named.
+    assert "every guard leaks 1.00 above chance there, and dominates nothing" in lines[1]
+    assert "**ga** leaks least (1.00 above chance)" in lines[2]  # npo keeps too little to be named.
     assert lines[-1] == "Diverged: dpo."
