@@ -159,6 +159,6 @@ def test_a_second_run_measures_nothing_again(
     from unlearn_guard.benchmarks import seed_run
 
     monkeypatch.setattr(seed_run, "train_models", lambda jobs: pytest.fail("nothing is left to measure"))
-    names = ["eco", "none"]
+    names = ["eco", "none", "retain-only"]
     found = run_bench(suite="world", profile="smoke", methods=names, out=tmp_path / "report.json")
     assert found["rows"] == [rows_of(report)[name] for name in names]

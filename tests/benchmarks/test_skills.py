@@ -137,7 +137,7 @@ def test_unknown_method_and_suite_name_what_there_is(tmp_path: Path) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(DependencyError, match="no GPU: 'cuda' — allowed: cpu"):
             run_bench(suite="skills", profile="smoke", device="cuda", out=tmp_path / "report.json")
-    with pytest.raises(SettingsError, match="with --suite world or tofu"):
+    with pytest.raises(SettingsError, match="with --suite world or"):
         run_bench(suite="skills", profile="smoke", fresh=True, out=tmp_path / "report.json")
     with pytest.raises(SettingsError, match="with --suite skills"):
         run_bench(suite="world", profile="smoke", device="cuda", out=tmp_path / "report.json")
