@@ -139,7 +139,7 @@ def test_unknown_method_and_suite_name_what_there_is(tmp_path: Path) -> None:
             run_bench(suite="skills", profile="smoke", device="cuda", out=tmp_path / "report.json")
     with pytest.raises(SettingsError, match="with --suite world or"):
         run_bench(suite="skills", profile="smoke", fresh=True, out=tmp_path / "report.json")
-    with pytest.raises(SettingsError, match="with --suite skills"):
+    with pytest.raises(SettingsError, match="with --model and --retain-model"):
         run_bench(suite="world", profile="smoke", device="cuda", out=tmp_path / "report.json")
 
 
