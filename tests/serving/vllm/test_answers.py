@@ -165,11 +165,16 @@ def test_a_harmless_stream_holds_the_same_text_and_comes_in_pieces(servers: dict
     }
     texts = []
     for name in ("stock", "guarded"):
-        chunks = stream(servers[name], "/v1/chat/completions", body)
-        pieces = [choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"]]
-        texts.append("".join(pieces))
-        assert sum(map(bool, pieces)) > 2
-    assert texts[0] == texts[1]
+        most = 0
+        for _ in range(4):  # To a client that a busy machine keeps waiting, vLLM sends several pieces as one.
+            chunks = stream(servers[name], "/v1/chat/completions", body)
+            pieces = [choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"]]
+            texts.append("".join(pieces))
+            most = max(most, sum(map(bool, pieces)))
+            if most > 2:
+                break
+        assert most > 2
+    assert len(set(texts)) == 1
 
 
 def test_audit_says_what_was_ended(servers: dict[str, Any]) -> None:
