@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import tempfile
 import time
@@ -22,6 +21,7 @@ from unlearn_guard.benchmarks.attacks.templates import Part
 from unlearn_guard.benchmarks.attacks.variants import VARIANTS, Prompt, attack, make_harmless
 from unlearn_guard.benchmarks.dataset import Item, Suite
 from unlearn_guard.benchmarks.environment import describe_environment
+from unlearn_guard.benchmarks.hub import read_local
 from unlearn_guard.benchmarks.ood import OodDetector, tune_by_contrastive_entropy
 from unlearn_guard.benchmarks.tofu import load_keys, load_table
 from unlearn_guard.benchmarks.world import make_world
@@ -190,6 +190,9 @@ def run_detection(
     notes: dict[str, Any] = {}
     part: Part = sizes.get("part", "test")
     limit = sizes.get("limit")
+    for name in sizes.get("sets", ()):  # What is asked for by name must be there, and not be missed after minutes.
+        if name in _FOLDERS:
+            _read_data(*_FOLDERS[name])
     with tempfile.TemporaryDirectory() as scratch:
         if forget is not None and clean is not None:
             _measure_files(tally, notes, forget, clean, Path(scratch), seed)
@@ -584,18 +587,21 @@ def _to_row(item: Item) -> Row:
     return Row(item.question, item.answer, forget_id=item.subject)
 
 
+_FOLDERS = {"rwku": ("rwku", "intro"), "mmlu": ("general", "mmlu")}
+"""By set: a file that it cannot do without."""
+
+
 def _read_data(folder: str, name: str) -> list[dict[str, Any]]:
     """Read a set from UNLEARN_GUARD_DATA; raise DependencyError where it is not at hand."""
-    root = os.environ.get("UNLEARN_GUARD_DATA", "")
-    file = Path(root) / folder / f"{name}.jsonl"
-    if not root or not file.is_file():
+    rows = read_local(folder, name)
+    if rows is None:
         raise DependencyError(
             "data is not at hand",
             value=f"{folder}/{name}.jsonl",
             allowed="a file below UNLEARN_GUARD_DATA",
             mend="set UNLEARN_GUARD_DATA",
         )
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
+    return rows
 
 
 def read_general(name: str) -> list[Item]:

@@ -40,12 +40,10 @@ def _open(bench: Bench, kind: str, intervention: str) -> tuple[Bundle, Planner, 
     return bundle, planner, fitted.seconds
 
 
-def _guarded(bench: Bench, bundle: Bundle, planner: Planner) -> GuardedModel:
+def guard_engine(plain: ReferenceEngine, bundle: Bundle, planner: Planner) -> GuardedModel:
+    """Return a model with a bundle's guard and planner before it."""
     engine = ReferenceEngine(
-        bench.full.model,
-        bench.full.tokenizer,
-        exclusive_ids=planner.fitted.exclusive_ids,
-        batch_size=bench.full.batch_size,
+        plain.model, plain.tokenizer, exclusive_ids=planner.fitted.exclusive_ids, batch_size=plain.batch_size
     )
     return GuardedModel(engine, Guard.load(bundle.path), planner)
 
@@ -55,7 +53,7 @@ def _guard(name: str, intervention: str, *, kind: str = "eco", **options: Any) -
 
     def build(bench: Bench) -> Subject:
         bundle, planner, seconds = _open(bench, kind, intervention)
-        model = _guarded(bench, bundle, planner)
+        model = guard_engine(bench.full, bundle, planner)
         positions = options.get("corrupted_positions", "none")
         if intervention == "eco":
             positions = f"prompt ({bundle.manifest.interventions['eco']['mask']})"
@@ -80,9 +78,8 @@ SUBJECTS.register("eco-swap")(
 def _joint(bench: Bench) -> Subject:
     """Return ours in full: ECO behind the prompt classifier, and the output guard behind every answer."""
     bundle, planner, seconds = _open(bench, "eco", "eco")
-    model = _guarded(bench, bundle, planner)
-
-    release, stream = _watch(model)
+    model = guard_engine(bench.full, bundle, planner)
+    release, stream = watch_answers(model)
     positions = f"prompt ({bundle.manifest.interventions['eco']['mask']})"
     return Subject(
         "guard",
@@ -101,8 +98,8 @@ def _joint(bench: Bench) -> Subject:
 def _output_guard(bench: Bench) -> Subject:
     """Return our output guard alone: the prompt arms it, nothing else is done about the prompt."""
     bundle, planner, seconds = _open(bench, "eco", "eco")
-    model = _guarded(bench, bundle, planner)
-    watch, follow = _watch(model)
+    model = guard_engine(bench.full, bundle, planner)
+    watch, follow = watch_answers(model)
 
     def judge(with_what: Release) -> Release:
         return lambda question, verdict, answer: with_what(question, model.screen([question])[0], answer)
@@ -121,7 +118,7 @@ def _output_guard(bench: Bench) -> Subject:
 _STREAMED_CHARACTERS = 4
 
 
-def _watch(model: GuardedModel) -> tuple[Release, Release]:
+def watch_answers(model: GuardedModel) -> tuple[Release, Release]:
     """Return what the output guard lets leave of an answer that is judged whole, and of one that leaves while it is written."""
 
     def release(question: Prompt, verdict: Verdict | None, answer: str) -> str:
@@ -217,7 +214,7 @@ def _eco_oracle(bench: Bench) -> Subject:
     """Return ECO as published: noise on the name, of the strength whose answers are closest to the retain-only model's."""
     start = time.perf_counter()
     bundle, planner, seconds = _open(bench, "eco", "eco")
-    model = _guarded(bench, bundle, planner)
+    model = guard_engine(bench.full, bundle, planner)
     items = bench.suite.sets["forget.given"]
     questions = [item.question for item in items]
     longest = max(len(bench.full.tokenizer(item.answer).input_ids) for item in items) + 8
@@ -311,5 +308,3 @@ def _with_neurons(name: str, intervention: str, *, kind: str, **options: Any) ->
 SUBJECTS.register("neuron-adjust")(_with_neurons("neuron-adjust", "neuron-adjust", kind="neuron-adjust"))
 SUBJECTS.register("concept-ablation")(_with_neurons("concept-ablation", "concept-ablation", kind="neuron-adjust"))
 SUBJECTS.register("key-space")(_with_neurons("key-space", "refusal", kind="key-space", no_scores=_REFUSED))
-
-__all__ = ["NearestRow"]

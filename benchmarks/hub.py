@@ -10,6 +10,15 @@ from typing import Any
 from unlearn_guard.guard.errors import DependencyError
 
 
+def read_local(folder: str, name: str) -> list[dict[str, Any]] | None:
+    """Return the rows of `<folder>/<name>.jsonl` below UNLEARN_GUARD_DATA, None where there is no such file."""
+    root = os.environ.get("UNLEARN_GUARD_DATA", "")
+    file = Path(root) / folder / f"{name}.jsonl"
+    if not root or not file.is_file():
+        return None
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
+
+
 def read_table(
     folder: str, name: str, *, hub: str, config: str | None = None, split: str = "train"
 ) -> list[dict[str, Any]]:
@@ -17,10 +26,8 @@ def read_table(
 
     Raises DependencyError where neither is at hand.
     """
-    root = os.environ.get("UNLEARN_GUARD_DATA", "")
-    file = Path(root) / folder / f"{name}.jsonl"
-    if root and file.is_file():
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
+    if (rows := read_local(folder, name)) is not None:
+        return rows
     try:
         from datasets import load_dataset
 

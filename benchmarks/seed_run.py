@@ -14,7 +14,6 @@ from typing import Any
 from unlearn_guard.benchmarks.attacks.protocol import Protocol
 from unlearn_guard.benchmarks.attacks.weights import attack_weights
 from unlearn_guard.benchmarks.dataset import Suite
-from unlearn_guard.benchmarks.editing.catalogue import list_methods
 from unlearn_guard.benchmarks.editing.trainer import DivergedError
 from unlearn_guard.benchmarks.examiner import Examiner, clean_row
 from unlearn_guard.benchmarks.fitted import Bundles
@@ -25,6 +24,7 @@ from unlearn_guard.benchmarks.stages import Stages, hash_sources
 from unlearn_guard.benchmarks.studies import Site, run_study
 from unlearn_guard.benchmarks.subjects import Bench, Subject
 from unlearn_guard.benchmarks.training import FURTHER, Recipe, make_further_job, make_jobs, train_models
+from unlearn_guard.benchmarks.weight_rows import WEIGHT_ROWS
 from unlearn_guard.guard.errors import DataError
 from unlearn_guard.guard.progress import report_step
 from unlearn_guard.serving.transformers.engine import ReferenceEngine
@@ -86,7 +86,7 @@ class SeedRun:
         """Return when a row's turn comes: guards, references, studies, edited weights."""
         if name.startswith(_STUDY):
             return 2
-        if name in self.edited or name in list_methods() or name == "s3t":
+        if name in self.edited or name in WEIGHT_ROWS:
             return 3
         return 1 if name in _REFERENCES else 0
 
@@ -192,7 +192,7 @@ class _Workshop:
 
     def _examine(self, name: str, build: Any) -> dict[str, Any]:
         """Build and measure one method; a method that diverges is reported as diverged."""
-        kind = "weights" if name in list_methods() else "guard"
+        kind = "weights" if name in WEIGHT_ROWS else "guard"
         row: dict[str, Any] = {"name": name, "kind": kind, "seed": self.run.seed, "status": "ok", "reasons": {}}
         with _watch_memory() as memory:
             try:

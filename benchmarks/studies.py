@@ -21,6 +21,7 @@ from unlearn_guard.benchmarks.editing.catalogue import load_tuned
 from unlearn_guard.benchmarks.editing.procedures import edit_weights
 from unlearn_guard.benchmarks.editing.trainer import DivergedError, EditingMethod
 from unlearn_guard.benchmarks.examiner import Examiner
+from unlearn_guard.benchmarks.guard_rows import guard_engine, watch_answers
 from unlearn_guard.benchmarks.metrics import find_leaks, rouge_l_f1
 from unlearn_guard.benchmarks.subjects import Bench, Subject
 from unlearn_guard.benchmarks.threats import find_worst
@@ -32,7 +33,7 @@ from unlearn_guard.guard.errors import DataError, SettingsError
 from unlearn_guard.guard.registry import Registry
 from unlearn_guard.guard.rows import Row
 from unlearn_guard.guard.screening import Guard
-from unlearn_guard.serving.transformers.engine import GuardedModel, ReferenceEngine
+from unlearn_guard.serving.transformers.engine import ReferenceEngine
 
 _N_TIMED = 100
 _EDIT = "npo"
@@ -231,19 +232,9 @@ def _add_request(site: Site, before: Bundle | None, rows: Sequence[Row], out: Pa
 def _guard(bench: Bench, bundle: Bundle, *, engine: ReferenceEngine | None = None) -> Subject:
     plain = engine or bench.full
     planner = load_planner(bundle, plain.tokenizer, plain.end_token)
-    served = ReferenceEngine(plain.model, plain.tokenizer, exclusive_ids=planner.fitted.exclusive_ids)
-    model = GuardedModel(served, Guard.load(bundle.path), planner)
-    return Subject(
-        "guard",
-        "guard",
-        served,
-        model,
-        release=lambda question, verdict, answer: _watch(model, question, verdict, answer),
-    )
-
-
-def _watch(model: GuardedModel, question: Any, verdict: Any, answer: str) -> str:
-    return model.watch([question], [verdict], [answer])[0]
+    model = guard_engine(plain, bundle, planner)
+    release, _ = watch_answers(model)
+    return Subject("guard", "guard", model.engine, model, release=release)
 
 
 def _measure(site: Site, subject: Subject, asked: Sequence[Item]) -> dict[str, float]:

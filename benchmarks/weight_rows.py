@@ -38,6 +38,9 @@ def _edit(name: str) -> Build:
     return build
 
 
+WEIGHT_ROWS = (*list_methods(), "s3t")
+"""Rows of edited weights, by name."""
+
 for _name in list_methods():
     SUBJECTS.register(_name)(_edit(_name))
 

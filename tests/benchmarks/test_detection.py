@@ -12,6 +12,7 @@ import pytest
 from unlearn_guard.benchmarks.detection import Counts, bootstrap_groups, draw_curves, run_detection
 from unlearn_guard.benchmarks.detection_report import tabulate_cells, write_detection
 from unlearn_guard.guard import cli
+from unlearn_guard.guard.errors import DependencyError
 
 ROWS = ["guard", "name-match", "o3-ood"]
 
@@ -233,3 +234,13 @@ def test_own_rows_are_fitted_on_one_half_and_measured_on_the_other(run: Run, tmp
     assert cells["files.forget"]["flagged"] == 4
     assert set(report["curves"]) == {"your rows"}
     assert {file.suffix for file in out.parent.iterdir()} == {".json", ".md", ".html"}
+
+
+def test_a_suite_of_data_that_is_not_there_is_an_error_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from unlearn_guard.benchmarks import detection
+    from unlearn_guard.benchmarks.runner import run_bench
+
+    monkeypatch.setenv("UNLEARN_GUARD_DATA", str(tmp_path))
+    monkeypatch.setattr(detection, "_measure_world", lambda *arguments: pytest.fail("nothing is to be measured"))
+    with pytest.raises(DependencyError, match=r"rwku/intro\.jsonl"):
+        run_bench(suite="rwku", profile="smoke", out=tmp_path / "report.json")
