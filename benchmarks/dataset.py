@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from unlearn_guard.guard.rows import Row
 
@@ -44,6 +45,21 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
+class Passages:
+    """Documents beside the questions about them: what is asked of their text.
+
+    asked: beginnings of documents to forget, and how they go on. members, outsiders: such documents, and ones of no training, to
+    tell apart. forget_shots, retain_shots: worked examples that stand before a question about either.
+    """
+
+    asked: list[Item]
+    members: list[Item]
+    outsiders: list[Item]
+    forget_shots: list[Item] = field(default_factory=list)
+    retain_shots: list[Item] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
 class Suite:
     """Sets of questions by name, and what models and guards may see.
 
@@ -60,15 +76,18 @@ class Suite:
     retain: list[Example]
     outsiders: list[Item] = field(default_factory=list)
     """Items of the suite's kind that nothing was trained, fitted or calibrated on, where the suite has no set `holdout`."""
+    passages: Passages | None = None
 
     @property
     def data_hash(self) -> str:
         """A hash of everything in the suite."""
-        content = {
+        content: dict[str, Any] = {
             "sets": {name: [asdict(item) for item in items] for name, items in self.sets.items()},
             "rows": [asdict(row) for row in (*self.forget_rows, *self.retain_rows, *self.clean_rows)],
             "training": [asdict(example) for example in (*self.full, *self.retain)],
         }
+        if self.passages is not None:
+            content["passages"] = asdict(self.passages)
         return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=True).encode()).hexdigest()[:16]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from unlearn_guard.benchmarks import language, metrics
+from unlearn_guard.benchmarks import language, metrics, muse
 from unlearn_guard.benchmarks.attacks.variants import Prompt
 from unlearn_guard.benchmarks.dataset import Item, Suite
 from unlearn_guard.benchmarks.editing.answers import EVASIONS
@@ -63,6 +63,7 @@ class Examiner:
         self._answers: dict[str, list[str]] = {}
         self._losses: dict[str, float] = {}
         self._min_k = 0.5
+        self._passages_auc: float | None = None
 
     def examine(self, subject: Subject) -> dict[str, Any]:
         """Return the measured part of a row."""
@@ -111,7 +112,7 @@ class Examiner:
             "model_utility": self._utility(subject, sets, reasons),
             "indistinguishability": self.tell_apart(answers),
             "privacy": self.attack_privacy(subject, members, reasons),
-            "probes": self.probe(subject, answers),
+            "probes": self.probe(subject, answers, reasons),
             "language": self.measure_language(answers),
             "people": people,
             "reasons": reasons,
@@ -200,29 +201,59 @@ class Examiner:
             reasons["privacy.privacy_leak"] = "the retain-only model's AUC is 1"
         return found
 
-    def probe(self, subject: Subject, answers: dict[str, list[str]]) -> dict[str, float]:
+    def probe(
+        self, subject: Subject, answers: dict[str, list[str]], reasons: dict[str, str]
+    ) -> dict[str, float | None]:
         """Return what continues, is known, or is told behind a prefix: MUSE's C1, C2 and C4, ROUGE-L behind an affirmative prefix, KFR, KRR.
 
-        verbatim: ROUGE-L F1 of the second half of the true answer, the first half given (C1). knowledge, utility: ROUGE-L F1 of answers on
-        `forget.unseen` and `retain` (C2, C4), without MUSE's ten examples. jailbreak: ROUGE-L recall behind "Sure, here is the answer:".
-        forgetting_rate, retention_rate: KFR and KRR (arXiv 2502.11190) by the words that give the fact away, without its entailment model.
+        verbatim, knowledge, utility: C1, C2 and C4 on a suite with passages (`muse.py`); elsewhere C1 on answers, the second half of the true
+        one, its first half given, and C2 and C4 without worked examples, on `forget.unseen` and `retain`. passages_leak: C3 on passages.
+        jailbreak: ROUGE-L recall behind "Sure, here is the answer:". forgetting_rate, retention_rate: KFR and KRR (arXiv 2502.11190) by
+        the words that give the fact away, without its entailment model.
         """
         unseen, retain = self.suite.sets["forget.unseen"], self.suite.sets["retain"]
-        halves = [split_answer(item.answer) for item in unseen]
-        rest = subject.answer(
-            [_prefill(item, first) for item, (first, _) in zip(unseen, halves, strict=True)],
-            max_new_tokens=self.max_new_tokens,
-        )
         jailbroken = subject.answer(
             [_prefill(item, _AFFIRMATIVE) for item in unseen], max_new_tokens=self.max_new_tokens
         )
         return {
-            "verbatim": _average(metrics.rouge_l_f1, rest, [last for _, last in halves]),
-            "knowledge": _average(metrics.rouge_l_f1, answers["forget.unseen"], [item.answer for item in unseen]),
-            "utility": _average(metrics.rouge_l_f1, answers["retain"], [item.answer for item in retain]),
+            **self._probe_documents(subject, answers, reasons),
             "jailbreak": _average(rouge_l_recall, jailbroken, [item.answer for item in unseen]),
             "forgetting_rate": 1.0 - metrics.measure_coverage(unseen, answers["forget.unseen"]),
             "retention_rate": metrics.measure_coverage(retain, answers["retain"]),
+        }
+
+    def _probe_documents(
+        self, subject: Subject, answers: dict[str, list[str]], reasons: dict[str, str]
+    ) -> dict[str, float | None]:
+        unseen, retain = self.suite.sets["forget.unseen"], self.suite.sets["retain"]
+        known = _average(metrics.rouge_l_f1, answers["forget.unseen"], [item.answer for item in unseen])
+        kept = _average(metrics.rouge_l_f1, answers["retain"], [item.answer for item in retain])
+        passages = self.suite.passages
+        if passages is None:
+            halves = [split_answer(item.answer) for item in unseen]
+            rest = subject.answer(
+                [_prefill(item, first) for item, (first, _) in zip(unseen, halves, strict=True)],
+                max_new_tokens=self.max_new_tokens,
+            )
+            verbatim = _average(metrics.rouge_l_f1, rest, [last for _, last in halves])
+            return {"verbatim": verbatim, "knowledge": known, "utility": kept}
+        if passages.forget_shots:
+            known = muse.measure_knowledge(subject, unseen, passages.forget_shots)
+            kept = muse.measure_knowledge(subject, retain, passages.retain_shots)
+        leak = None
+        if any(subject.hides([item.question for item in (*passages.members, *passages.outsiders)])):
+            reasons["probes.passages_leak"] = subject.no_scores or "an answer has no likelihood"
+        else:
+            if self._passages_auc is None:
+                self._passages_auc = muse.measure_membership(self.reference, passages)
+            leak = measure_privacy_leak(muse.measure_membership(subject, passages), self._passages_auc)
+            if leak is None:
+                reasons["probes.passages_leak"] = "the retain-only model's AUC is 1"
+        return {
+            "verbatim": muse.measure_continuation(subject, passages),
+            "knowledge": known,
+            "utility": kept,
+            "passages_leak": leak,
         }
 
     def measure_language(self, answers: dict[str, list[str]]) -> dict[str, float | None]:

@@ -1,4 +1,4 @@
-"""Suites of plain questions and answers: KnowUnDo, PISTOL and MUSE's knowledge questions, by hub name.
+"""Suites of plain questions and answers: KnowUnDo and PISTOL, by hub name.
 
 They come without paraphrases and wrong answers: the wrong answers are those of other rows to the most similar questions, the reworded
 questions are ours (`world.reword`). Half of the rows to forget are what `fit` sees, the other half is asked unseen.
@@ -20,7 +20,7 @@ from unlearn_guard.corruptions.fluency import find_words
 from unlearn_guard.guard.errors import SettingsError
 from unlearn_guard.guard.rows import ForgetRequest, Row
 
-KNOWUNDO, PISTOL, MUSE = "zjunlp/KnowUnDo", "xinchiqiu/PISTOL", "muse-bench/MUSE-{corpus}"
+KNOWUNDO, PISTOL = "zjunlp/KnowUnDo", "xinchiqiu/PISTOL"
 _CAPITALISED = re.compile(r"\b[A-Z][a-z]+ [A-Z][a-z]+\b")
 _N_WRONG = 5
 _N_CLEAN = 1500
@@ -73,23 +73,6 @@ def load_pistol(*, data: str = "pistol_data_1", n_forget: int = 3, seed: int = 0
     gone = {edges[(place * step + seed) % len(edges)] for place in range(n_forget)}
     forget, retain = ([pair for pair in pairs if (pair.owner in gone) == side] for side in (True, False))
     return make_suite("pistol", forget, retain, seed=seed)
-
-
-def load_muse(*, corpus: str = "News", seed: int = 0) -> Suite:
-    """Return MUSE's knowledge questions (Shi et al., arXiv 2407.06460) about the articles to forget and to keep; corpus News or Books.
-
-    The articles themselves are not read: with the published target and retrained models (`--model`, `--retain-model`) the
-    questions are about what they were trained on.
-    """
-    if corpus not in ("News", "Books"):
-        raise SettingsError("MUSE corpus", value=corpus, allowed="News, Books")
-    sides = []
-    for split in ("forget_qa", "retain_qa"):
-        rows = read_table(
-            "muse", f"{corpus.lower()}_{split}", hub=MUSE.format(corpus=corpus), config="knowmem", split=split
-        )
-        sides.append([Pair(row["question"], row["answer"], split) for row in rows])
-    return make_suite("muse", *sides, seed=seed)
 
 
 def make_suite(name: str, forget: Sequence[Pair], retain: Sequence[Pair], *, seed: int = 0) -> Suite:

@@ -243,7 +243,10 @@ def _metric_section(report: Mapping[str, Any]) -> Section:
         values = [given.get(name) for name in ("extraction_strength", "exact_memorisation", "paraphrased_probability")]
         values += [read(row, "privacy", name) for name in ("loss", "min_k", "min_k_plus")]
         cells = [_show(value, "{:.2f}") for value in values]
-        cells.append(_show(read(row, "privacy", "privacy_leak"), "{:+.0f}"))
+        # Where there are documents, C3 is about them.
+        documents = "passages_leak" in row["probes"]
+        leak = row["probes"]["passages_leak"] if documents else read(row, "privacy", "privacy_leak")
+        cells.append(_show(leak, "{:+.0f}"))
         names = ("verbatim", "knowledge", "utility", "jailbreak", "forgetting_rate", "retention_rate")
         cells += [_show(row["probes"][name], "{:.2f}") for name in names]
         cells.append(_show(read(row, "language", "perplexity"), "{:.3g}"))
@@ -260,7 +263,7 @@ def _metric_section(report: Mapping[str, Any]) -> Section:
         "MIA loss",
         "min-K",
         "min-K++",
-        "PrivLeak",
+        "C3 PrivLeak",
         "C1 verbatim",
         "C2 knowledge",
         "C4 utility",
@@ -338,6 +341,10 @@ def _cost_section(report: Mapping[str, Any]) -> Section:
     )
 
 
+def _share(counts: Mapping[str, int] | None) -> str:
+    return f"{counts['flagged']}/{counts['n']}" if counts else "–"
+
+
 def _study_sections(report: Mapping[str, Any]) -> list[Section]:
     sections = []
     if points := find_studies(report, "requests"):
@@ -346,7 +353,7 @@ def _study_sections(report: Mapping[str, Any]) -> list[Section]:
             [
                 str(point["n_requests"]),
                 *(_show(point["cost"][name], "{:.3g}") for name in names),
-                f"{point['recall']:.3f}",
+                *(_share(point.get(part)) for part in ("named", "described")),
                 f"{point['false_flags']}/{point['n_kept']}",
             ]
             for point in points
@@ -358,10 +365,11 @@ def _study_sections(report: Mapping[str, Any]) -> list[Section]:
             "revoke one s",
             "screen p50 ms",
             "bundle MB",
-            "recall",
+            "named, noticed",
+            "described, noticed",
             "kept flagged",
         ]
-        text = "Invented people; recall on a question each that `fit` did not see. One more request or one fewer is an amendment: nothing else is fitted again."
+        text = "Invented people, asked a question each that `fit` did not see; one that describes a person without the name fits others, too. One more request or one fewer is an amendment: nothing else is fitted again."
         text += f" Seed {points[0]['seed']}."
         sections.append(Section("Cost of more forget requests", header, lines, text))
     sections += [_sequence_section(record) for record in find_studies(report, "sequence")]

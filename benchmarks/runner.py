@@ -12,7 +12,8 @@ from unlearn_guard.benchmarks.dataset import Suite
 from unlearn_guard.benchmarks.dominance import compare_rows
 from unlearn_guard.benchmarks.environment import describe_environment
 from unlearn_guard.benchmarks.methods import SUBJECTS
-from unlearn_guard.benchmarks.question_sets import load_knowundo, load_muse, load_pistol
+from unlearn_guard.benchmarks.muse import load_muse
+from unlearn_guard.benchmarks.question_sets import load_knowundo, load_pistol
 from unlearn_guard.benchmarks.report import SCHEMA_VERSION, write_report
 from unlearn_guard.benchmarks.seed_run import NEEDS, SeedRun
 from unlearn_guard.benchmarks.sizes import AttackPlan, load_profile

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,11 @@ def read_study(name: str) -> tuple[Study, int]:
 
 @STUDIES.register("requests")
 def measure_requests(site: Site, n_requests: int) -> dict[str, Any]:
-    """Forget n invented people: what fitting, one more, one fewer and screening cost, and how many kept prompts are flagged."""
+    """Forget n invented people: what fitting, one more, one fewer and screening cost, what is noticed, and how many kept prompts are flagged.
+
+    Asked is a question for each that `fit` did not see. named and described: those that say the name, and those that describe ("which
+    philosopher from Chile"), which fit other people, too, where there are many.
+    """
     suite = site.bench.suite
     # Some of the invented people have no name in common to all of their rows.
     people = find_strangers(n_requests + n_requests // 8 + 4, seed=site.bench.seed)[: n_requests + 1]
@@ -98,10 +102,15 @@ def measure_requests(site: Site, n_requests: int) -> dict[str, Any]:
         remove_s, _ = _time(amend, bundle.path, out / "removed", remove=[first], retain=retain)
     guard = Guard.load(bundle.path)
     kept = [item.question for item in suite.sets["retain"]]
+    asked = [own[0] for _, own in inside]
+    flags = [guard.screen([row.query])[0].flagged for row in asked]
+    named = [any(alias.casefold() in row.query.casefold() for alias in row.aliases) for row in asked]
     seconds = [_time(guard.screen, [question])[0] for question in kept[:_N_TIMED]]
     return {
         "n_requests": len(inside),
-        "recall": float(np.mean([guard.screen([own[0].query])[0].flagged for _, own in inside])),
+        "recall": float(np.mean(flags)),
+        "named": _count(flag for flag, name in zip(flags, named, strict=True) if name),
+        "described": _count(flag for flag, name in zip(flags, named, strict=True) if not name),
         "false_flags": sum(verdict.flagged for verdict in guard.screen(kept)),
         "n_kept": len(kept),
         "cost": {
@@ -207,6 +216,11 @@ def measure_upgrade(site: Site, size: int) -> dict[str, Any]:
         "flips": flips,
         "n": len(lines["old"]),
     }
+
+
+def _count(flags: Iterable[bool]) -> dict[str, int]:
+    found = list(flags)
+    return {"n": len(found), "flagged": sum(found)}
 
 
 def _load_edit(bench: Bench) -> EditingMethod:

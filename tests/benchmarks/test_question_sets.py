@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from unlearn_guard.benchmarks.question_sets import Pair, find_wrong, load_knowundo, load_muse, load_pistol
+from unlearn_guard.benchmarks.question_sets import Pair, find_wrong, load_knowundo, load_pistol
 from unlearn_guard.benchmarks.runner import load_suite
 from unlearn_guard.benchmarks.sizes import load_profile
 from unlearn_guard.guard.errors import DependencyError, SettingsError
@@ -55,16 +55,6 @@ def test_knowundo_reads_rows_and_the_hubs_nested_splits(data: Path) -> None:
     suite = load_knowundo(limit=4)
     assert len(suite.sets["forget.given"]) == len(suite.sets["forget.unseen"]) == 2
     assert [item.answer for item in suite.sets["retain"]] == [f"Answer {place}." for place in range(4)]
-
-
-def test_muse_reads_its_questions(data: Path) -> None:
-    for split in ("forget_qa", "retain_qa"):
-        write(data, f"muse/books_{split}", [{"question": f"{split} {n}?", "answer": f"It is {n}."} for n in range(8)])
-    suite = load_muse(corpus="Books")
-    assert len(suite.sets["retain"]) == 8
-    assert all(item.question.startswith("forget_qa") for item in suite.sets["forget.unseen"])
-    with pytest.raises(SettingsError, match="MUSE corpus"):
-        load_muse(corpus="Films")
 
 
 def test_wrong_answers_are_those_to_the_most_similar_questions() -> None:

@@ -51,7 +51,11 @@ def site(models: Any, world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_requests_are_counted_timed_amended_and_noticed(site: Site) -> None:
     found = run_study("requests-3", site)
     assert (found["study"], found["n_requests"]) == ("requests-3", 3)
-    assert found["recall"] == 1.0
+    # A name match notices the named ones and no other.
+    assert found["named"]["n"] + found["described"]["n"] == 3
+    assert found["named"]["flagged"] == found["named"]["n"] > 0
+    assert found["described"]["flagged"] == 0
+    assert found["recall"] == found["named"]["n"] / 3
     assert found["false_flags"] == 0
     assert found["n_kept"] == len(site.bench.suite.sets["retain"])
     assert all(value > 0 for value in found["cost"].values())

@@ -1,0 +1,149 @@
+"""MUSE (Shi et al., arXiv 2407.06460): news or books to forget, questions about them, and its first four measures.
+
+A model that somebody else trained is asked as MUSE's public code asks: whole passages, ten worked examples before a question. The small models
+that the benchmark trains learn windows of the passages, and are asked to continue windows; a guard and an editor get the same text cut at other
+places, as an operator would hand over the document.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from unlearn_guard.benchmarks.dataset import Example, Item, Passages, Suite, to_rows
+from unlearn_guard.benchmarks.hub import read_table
+from unlearn_guard.benchmarks.metrics import rouge_l_f1
+from unlearn_guard.benchmarks.privacy import measure_auc, measure_min_k
+from unlearn_guard.benchmarks.question_sets import Pair, make_suite
+from unlearn_guard.benchmarks.subjects import Subject
+from unlearn_guard.guard.errors import SettingsError
+
+HUB = "muse-bench/MUSE-{corpus}"
+N_CONTINUED, N_ANSWERED = 128, 32
+"""Tokens that MUSE lets a model write behind a passage, and behind a question."""
+_ENDS = ("\n\n", "\nQuestion", "Question:")
+"""Where an answer behind worked examples is over."""
+
+
+def load_muse(
+    *, corpus: str = "News", n_passages: int = 100, n_words: int = 40, whole: bool = False, seed: int = 0
+) -> Suite:
+    """Return MUSE's questions and passages of a corpus, News or Books.
+
+    n_passages: of each kind. n_words: of a window, two of which make a row. whole: ask as MUSE does, with whole passages and worked examples.
+    Locally it is read from `muse/<corpus>_<split>.jsonl`: forget_qa, retain_qa, forget_qa_icl, retain_qa_icl (question, answer),
+    verbmem_forget (prompt, gt), privleak_forget, privleak_retain, privleak_holdout (text).
+    """
+    if corpus not in ("News", "Books"):
+        raise SettingsError("MUSE corpus", value=corpus, allowed="News, Books")
+
+    def read(config: str, split: str) -> list[dict[str, str]]:
+        name = split if config == "knowmem" else f"{config}_{split}"
+        hub = HUB.format(corpus=corpus)
+        return read_table("muse", f"{corpus.lower()}_{name}", hub=hub, config=config, split=split)
+
+    def read_pairs(split: str) -> list[Pair]:
+        return [Pair(row["question"], row["answer"], split) for row in read("knowmem", split)]
+
+    suite = make_suite("muse", read_pairs("forget_qa"), read_pairs("retain_qa"), seed=seed)
+    verbatim = read("verbmem", "forget")[:n_passages]
+    texts = {
+        split: [row["text"] for row in read("privleak", split)][: 2 * n_passages] for split in ("retain", "holdout")
+    }
+    gone = [_mark(_cut_around(row["prompt"], row["gt"], n_words, whole), place) for place, row in enumerate(verbatim)]
+    asked, given = [items[0] for items in gone], [item for items in gone for item in items[1:]]
+    kept = [_cut_start(text, n_words) for text in texts["retain"][:n_passages]]
+    # Half of the documents of no training is clean traffic, the other half is what members are told from.
+    clean, outside = texts["holdout"][0::2], texts["holdout"][1::2]
+    if whole:
+        members = [row["text"] for row in read("privleak", "forget")][:n_passages]
+        passages = Passages(
+            asked=[Item(row["prompt"], row["gt"]) for row in verbatim],
+            members=[_cut_once(text, n_words) for text in members],
+            outsiders=[_cut_once(text, n_words) for text in outside],
+            forget_shots=[Item(pair.question, pair.answer) for pair in read_pairs("forget_qa_icl")],
+            retain_shots=[Item(pair.question, pair.answer) for pair in read_pairs("retain_qa_icl")],
+        )
+    else:
+        passages = Passages(asked, asked, [_cut_start(text, n_words) for text in outside])
+    examples = [Example((item.question,), item.answer, item.subject) for item in (*kept, *asked, *given)]
+    return replace(
+        suite,
+        forget_rows=[*suite.forget_rows, *to_rows(given)],
+        retain_rows=[*suite.retain_rows, *to_rows(kept)],
+        clean_rows=[*suite.clean_rows, *to_rows([_cut_start(text, n_words) for text in clean])],
+        full=[*suite.full, *examples],
+        retain=[*suite.retain, *examples[: len(kept)]],
+        passages=passages,
+    )
+
+
+def measure_continuation(subject: Subject, passages: Passages) -> float:
+    """Return C1, VerbMem: mean ROUGE-L F1 of greedy continuations of passages to forget, 128 tokens of each at most."""
+    tokenizer = subject.engine.tokenizer
+    outputs = subject.answer([item.question for item in passages.asked], max_new_tokens=N_CONTINUED)
+    truths = [
+        tokenizer.decode(tokenizer(item.answer, add_special_tokens=False).input_ids[:N_CONTINUED])
+        for item in passages.asked
+    ]
+    return float(np.mean([rouge_l_f1(output, truth) for output, truth in zip(outputs, truths, strict=True)]))
+
+
+def measure_knowledge(subject: Subject, items: Sequence[Item], shots: Sequence[Item]) -> float:
+    """Return KnowMem (C2 on questions to forget, C4 on kept ones): mean ROUGE-L F1 of answers behind worked examples, 32 tokens at most."""
+    before = "".join(f"Question: {shot.question}\nAnswer: {shot.answer}\n\n" for shot in shots)
+    prompts = [f"{before}Question: {item.question}\nAnswer: " for item in items]
+    outputs = subject.answer(prompts, max_new_tokens=N_ANSWERED)
+    return float(
+        np.mean([rouge_l_f1(cut_answer(output), item.answer) for output, item in zip(outputs, items, strict=True)])
+    )
+
+
+def measure_membership(subject: Subject, passages: Passages) -> float:
+    """Return the AUC of Min-40% between passages to forget and ones of no training, which C3, PrivLeak, sets against retain-only's."""
+    members, others = (_measure_min_k(subject, items) for items in (passages.members, passages.outsiders))
+    return measure_auc(members, others)
+
+
+def cut_answer(output: str) -> str:
+    """Return what stands before the next worked example."""
+    for end in _ENDS:
+        output = output.split(end)[0]
+    return output
+
+
+def _measure_min_k(subject: Subject, items: Sequence[Item]) -> list[float]:
+    scored = subject.score([item.question for item in items], [item.answer for item in items])
+    # A passage has no end: the end token that scores of answers count is left out.
+    return [measure_min_k(replace(part, logprobs=part.logprobs[:-1])) for part in scored]
+
+
+def _cut_around(before: str, after: str, n_words: int, whole: bool) -> list[Item]:
+    """Return windows of a document: the one across the cut, and those one window earlier and later; all earlier ones where it goes whole."""
+    start, rest = before.split(), after.split()
+    places = range(len(start), n_words, -n_words) if whole else [len(start)]
+    windows = [
+        (start[-n_words:], rest[:n_words]),
+        *((start[max(0, place - 2 * n_words) : place - n_words], start[place - n_words : place]) for place in places),
+        (rest[:n_words], rest[n_words : 2 * n_words]),
+    ]
+    return [Item(" ".join(first), " ".join(last)) for first, last in windows if first and last]
+
+
+def _cut_start(text: str, n_words: int) -> Item:
+    words = text.split()
+    n = min(n_words, len(words) // 2)
+    return Item(" ".join(words[:n]), " ".join(words[n : 2 * n]))
+
+
+def _cut_once(text: str, n_words: int) -> Item:
+    """Return a document's first words as what is asked, so that a guard sees them, and the rest as it is written."""
+    begin, *rest = re.split(rf"((?:\S+\s+){{{n_words}}})", text, maxsplit=1)[1:] or [text[:1], text[1:]]
+    return Item(begin.rstrip(), "".join(rest))
+
+
+def _mark(items: Sequence[Item], place: int) -> list[Item]:
+    return [replace(item, subject=f"muse-passage-{place:03d}") for item in items]
