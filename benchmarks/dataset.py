@@ -75,7 +75,10 @@ class Suite:
     full: list[Example]
     retain: list[Example]
     outsiders: list[Item] = field(default_factory=list)
-    """Items of the suite's kind that nothing was trained, fitted or calibrated on, where the suite has no set `holdout`."""
+    """Items of the suite's kind that no model was trained on, where the suite has no set `holdout`."""
+    unread: list[Example] = field(default_factory=list)
+    """Texts of no training that tokenizers are made from, too: else names of people in no training are cut into more pieces than those of
+    people in it, and the number of pieces alone tells them apart."""
     passages: Passages | None = None
 
     @property
@@ -85,6 +88,7 @@ class Suite:
             "sets": {name: [asdict(item) for item in items] for name, items in self.sets.items()},
             "rows": [asdict(row) for row in (*self.forget_rows, *self.retain_rows, *self.clean_rows)],
             "training": [asdict(example) for example in (*self.full, *self.retain)],
+            "outsiders": [*map(asdict, self.outsiders), *map(asdict, self.unread)],
         }
         if self.passages is not None:
             content["passages"] = asdict(self.passages)

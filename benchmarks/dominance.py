@@ -1,8 +1,9 @@
 """Which guard rows dominate which weight rows, by worst-case leak and retain ROUGE-L; and how sure that is, by a bootstrap over people.
 
-A row dominates another where it leaks no more above chance to the black-box attacker, keeps no less, and is strictly better in one of
-the two; over several seeds by their means. The intervals come from resampling people (forgotten ones for the leak, kept ones for
-ROUGE-L), paired: both rows are read on the same people.
+A row dominates another where it leaks no more above chance to the black-box attacker, keeps no less, and is better in one of the two by
+more than chance: the interval of that difference leaves out 0. Over several seeds means are compared. The intervals come from
+resampling people (forgotten ones for the leak, kept ones for ROUGE-L), paired: both rows are read on the same people. What is worse or
+better within its interval alone is said to be so.
 """
 
 from __future__ import annotations
@@ -12,17 +13,23 @@ from typing import Any
 
 import numpy as np
 
-from unlearn_guard.benchmarks.threats import find_worst, list_lines
+from unlearn_guard.benchmarks.attacks.cells import find_worst
+from unlearn_guard.benchmarks.threats import list_lines
 
 N_RESAMPLES = 2000
+WITHIN_CHANCE = "within chance"
 _ROUND = 4
 
 
 def compare_rows(rows: Sequence[dict[str, Any]], suite: str) -> list[dict[str, Any]]:
-    """Return every pair of a guard row and a weight row that was measured on the same seeds, with the verdict and its reason."""
+    """Return every pair of a guard row and a weight row that was measured on the same seeds, with the verdict and its reason.
+
+    A row that diverged on any seed is compared on none.
+    """
     by_name: dict[str, list[dict[str, Any]]] = {}
+    diverged = find_diverged(rows)
     for row in rows:
-        if is_comparable(row):
+        if is_comparable(row) and row["name"] not in diverged:
             by_name.setdefault(row["name"], []).append(row)
     found = []
     for guard, own in by_name.items():
@@ -33,6 +40,18 @@ def compare_rows(rows: Sequence[dict[str, Any]], suite: str) -> list[dict[str, A
                 continue
             found.append(_compare(guard, edit, own, other, suite))
     return found
+
+
+def find_diverged(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the names of rows that diverged, each with on how many of its seeds where it was not all: " (1 of 3 seeds)"."""
+    found: dict[str, list[bool]] = {}
+    for row in rows:
+        found.setdefault(row["name"], []).append(row["status"] == "diverged")
+    return {
+        name: "" if all(own) else f" ({sum(own)} of {len(own)} seeds)"
+        for name, own in sorted(found.items())
+        if any(own)
+    }
 
 
 def is_comparable(row: Mapping[str, Any]) -> bool:
@@ -65,19 +84,29 @@ def _compare(
     guard: str, edit: str, own: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]], suite: str
 ) -> dict[str, Any]:
     (leak, kept), (other_leak, other_kept) = measure_trade(own, suite), measure_trade(other, suite)
-    reasons = ["leaks more"] * (leak > other_leak) + ["keeps less"] * (kept < other_kept)
-    if not reasons and (leak, kept) == (other_leak, other_kept):
-        reasons.append("equal in both")
+    leaks = _bootstrap(*(_gather(rows, _read_leaks, suite) for rows in (own, other)))
+    keeps = _bootstrap(*(_gather(rows, lambda row: row["people"][f"{suite}.retain"], suite) for rows in (own, other)))
+    worse = [("leaks more", leaks)] * (leak > other_leak) + [("keeps less", keeps)] * (kept < other_kept)
+    better = [leaks] * (leak < other_leak) + [keeps] * (kept > other_kept)
+    reasons = [text if is_sure(found) else f"{text} {WITHIN_CHANCE}" for text, found in worse]
+    if not worse and not better:
+        reasons = ["equal in both"]
+    elif not worse and not any(is_sure(found) for found in better):
+        reasons = [f"better {WITHIN_CHANCE} alone"]
     return {
         "guard": guard,
         "weights": edit,
         "dominates": not reasons,
         "reason": " and ".join(reasons),
-        "leak_difference": _bootstrap(*(_gather(rows, _read_leaks, suite) for rows in (own, other))),
-        "retain_difference": _bootstrap(
-            *(_gather(rows, lambda row: row["people"][f"{suite}.retain"], suite) for rows in (own, other))
-        ),
+        "leak_difference": leaks,
+        "retain_difference": keeps,
     }
+
+
+def is_sure(difference: Mapping[str, Any]) -> bool:
+    """Return whether the interval of a difference leaves out 0."""
+    low, high = difference["low"], difference["high"]
+    return low is not None and (low > 0 or high < 0)
 
 
 def _read_leaks(row: Mapping[str, Any]) -> dict[str, float]:

@@ -40,6 +40,8 @@ _TEACHER_FORCED = (
     "extraction_strength",
 )
 _ANSWER_SLACK = 8
+_N_TIMED, _N_TURNS = 64, 3
+"""Kept questions that decoding is timed on, and how often each side takes its turn."""
 _AFFIRMATIVE = "Sure, here is the answer:"
 
 
@@ -122,6 +124,7 @@ class Examiner:
                 "screen_p99_ms": 1e3 * float(np.quantile(latencies, 0.99)) if latencies else None,
                 "encodes_per_prompt": _count_encodes(subject, [item.question for item in self.suite.sets["retain"]]),
                 "decode_tokens_per_s": n_tokens / generation,
+                "decode_ratio": self._compare_decoding(subject, reasons),
             },
         }
 
@@ -268,6 +271,21 @@ class Examiner:
             "distinct_2": language.measure_distinct(outputs),
             "linguistic_score": language.score_language(outputs, perplexity),
         }
+
+    def _compare_decoding(self, subject: Subject, reasons: dict[str, str]) -> float | None:
+        """Return the seconds per generated token of a guard's model over those of an unguarded one of its size, on kept questions, in turns."""
+        if subject.kind != "guard":
+            reasons["cost.decode_ratio"] = "nothing is done while it decodes"
+            return None
+        asked = [item.question for item in self.suite.sets["retain"]][:_N_TIMED]
+        seconds: dict[str, list[float]] = {"own": [], "plain": []}
+        for _ in range(_N_TURNS):
+            for which, engine in (("own", subject), ("plain", self.reference)):
+                start = time.perf_counter()
+                outputs = engine.answer(asked, max_new_tokens=self.max_new_tokens)
+                n_tokens = sum(len(subject.engine.tokenizer(output).input_ids) + 1 for output in outputs)
+                seconds[which].append((time.perf_counter() - start) / n_tokens)
+        return statistics.median(seconds["own"]) / statistics.median(seconds["plain"])
 
     def _reference_losses(self, outsiders: Sequence[Item]) -> dict[str, float]:
         if not self._losses:

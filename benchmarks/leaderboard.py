@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from unlearn_guard.benchmarks.dominance import measure_trade
+from unlearn_guard.benchmarks.dominance import find_diverged, measure_trade
 from unlearn_guard.benchmarks.plots import group_rows
 from unlearn_guard.guard.bundle import write_atomic
 from unlearn_guard.guard.errors import DataError
@@ -64,7 +64,7 @@ def render_leaderboard(reports: Sequence[tuple[str, dict[str, Any]]]) -> str:
         ]
         out += ["| " + " | ".join(_HEADER) + " |", "|" + "---|" * len(_HEADER)]
         out += ["| " + " | ".join(line) + " |" for line in _list_lines(report)] + [""]
-        diverged = sorted({row["name"] for row in report["rows"] if row["status"] == "diverged"})
+        diverged = [name + seeds for name, seeds in find_diverged(report["rows"]).items()]
         out += [f"Diverged: {', '.join(diverged)}.", ""] if diverged else []
     return "\n".join(out)
 

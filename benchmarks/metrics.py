@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -51,9 +52,15 @@ def measure_coverage(items: Sequence[Item], outputs: Sequence[str]) -> float:
 
 
 def rouge_l_f1(answer: str, reference: str) -> float:
-    """Return ROUGE-L F1 (MUSE, arXiv 2407.06460), stemmer on."""
-    recall, precision = rouge_l_recall(answer, reference), rouge_l_recall(reference, answer)
-    return 2 * recall * precision / (recall + precision) if recall + precision > 0 else 0.0
+    """Return ROUGE-L F1 as MUSE's public code has it (arXiv 2407.06460): words as they stand, without a stemmer."""
+    return float(_load_plain_scorer().score(reference, answer)["rougeL"].fmeasure)
+
+
+@cache
+def _load_plain_scorer() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rougeL"], use_stemmer=False)
 
 
 def truth_ratio(paraphrase: float, wrong: Sequence[float]) -> float:

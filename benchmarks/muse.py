@@ -78,6 +78,7 @@ def load_muse(
         full=[*suite.full, *examples],
         retain=[*suite.retain, *examples[: len(kept)]],
         passages=passages,
+        unread=[Example((item.question,), item.answer) for item in passages.outsiders],
     )
 
 

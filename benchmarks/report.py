@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unlearn_guard.benchmarks.attacks.protocol import HARMLESS
-from unlearn_guard.benchmarks.dominance import is_comparable, measure_trade
+from unlearn_guard.benchmarks.attacks.cells import find_rate
+from unlearn_guard.benchmarks.attacks.protocol import COMBINED, HARMLESS
+from unlearn_guard.benchmarks.dominance import find_diverged, is_comparable, measure_trade
 from unlearn_guard.benchmarks.plots import find_studies, group_rows, plot_queries, plot_scaling, plot_tradeoff
-from unlearn_guard.benchmarks.threats import THREATS, find_rate
+from unlearn_guard.benchmarks.threats import THREATS
 from unlearn_guard.guard.bundle import write_atomic
 
 SCHEMA_VERSION = 1
@@ -120,7 +121,7 @@ def summarise(report: Mapping[str, Any]) -> list[str]:
     """Return in sentences what the report shows: who dominates whom, and what the figures rest on."""
     lines = []
     groups = group_rows(report["rows"])
-    diverged = sorted({row["name"] for row in report["rows"] if row["status"] == "diverged"})
+    diverged = [name + seeds for name, seeds in find_diverged(report["rows"]).items()]
     by_guard: dict[str, list[Mapping[str, Any]]] = {}
     for pair in report.get("comparisons", ()):
         by_guard.setdefault(pair["guard"], []).append(pair)
@@ -158,7 +159,7 @@ def summarise(report: Mapping[str, Any]) -> list[str]:
                 f"Forget quality (KS p against retain-only) of `{name}`: {', '.join(f'{value:.1e}' for value in values)}; wanted {wanted}."
             )
     if diverged:
-        lines.append(f"Diverged: {', '.join(diverged)}.")
+        lines.append(f"Diverged, and in no comparison: {', '.join(diverged)}.")
     return lines
 
 
@@ -273,7 +274,7 @@ def _metric_section(report: Mapping[str, Any]) -> Section:
         "The field's metrics",
         header,
         lines,
-        "ES, EM, para-prob: extraction strength, exact memorisation, probability of the paraphrased answer, on forget.given. MIA: AUC, 0.5 ideal. "
+        "ES, EM, para-prob: extraction strength, exact memorisation, probability of the paraphrased answer, on forget.given. MIA: AUC; ideal is what retain-only has, near 0.5. "
         "C1 to C4: MUSE. KFR, KRR: ReLearn, by words. Mem, Priv, Util, overall: OpenUnlearning's harmonic means. Definitions: docs/metrics.md.",
     )
 
@@ -287,14 +288,17 @@ def _variant_section(report: Mapping[str, Any]) -> Section:
             streamed = row["attack"].get("streaming")
             rates.append(streamed.count("1") / len(streamed) if streamed else None)
             rates += [((row.get("threats") or {}).get(name) or {}).get("leak") for name in THREATS]
+            rates.append(row["attack"]["variants"].get(COMBINED, {}).get("companion_rouge"))
             lines.append([row["name"], str(row["seed"]), *(_show(rate, "{:.2f}") for rate in rates)])
     found = {name for row in report["rows"] for name in (row.get("threats") or {}).get("informative", ())}
     informative = [name for name in names if name in found]
     return Section(
         "Leak by variant and threat model",
-        ["method", "seed", *names, "streamed", *_THREAT_TITLES],
+        ["method", "seed", *names, "streamed", *_THREAT_TITLES, "v6, clean half"],
         lines,
-        f"Share of facts that leak, greedy answers; streamed: v0 where an output guard judges while the answer leaves. Informative: {', '.join(informative) or 'none'}; in the others the unguarded model cannot answer.",
+        f"Share of facts that leak, greedy answers; streamed: v0 where an output guard judges while the answer leaves. Informative: "
+        f"{', '.join(informative) or 'none'}; in the others the unguarded model cannot answer. "
+        "v6, clean half: ROUGE-L recall of the answer to the clean question that is asked beside the fact.",
         heat=(2, 3 + len(names) + len(THREATS)),
     )
 
@@ -325,7 +329,7 @@ def _cost_section(report: Mapping[str, Any]) -> Section:
         "screen_p50_ms": ("screen p50 ms", "{:.2f}"),
         "screen_p99_ms": ("p99 ms", "{:.2f}"),
         "encodes_per_prompt": ("encodes", "{:.2f}"),
-        "decode_tokens_per_s": ("decode tokens/s", "{:.0f}"),
+        "decode_ratio": ("decode × unguarded", "{:.2f}"),
         "added_memory_mb": ("added memory MB", "{:.0f}"),
     }
     lines = [
@@ -337,7 +341,8 @@ def _cost_section(report: Mapping[str, Any]) -> Section:
         "Cost",
         ["method", "seed", *(title for title, _ in forms.values())],
         lines,
-        "On this machine, beside other rows; batched offline decoding.",
+        "On this machine, beside other rows. decode: seconds per generated token on kept questions, side by side with an unguarded model of the same size; "
+        "batched, offline, screening not counted.",
     )
 
 
@@ -378,7 +383,7 @@ def _study_sections(report: Mapping[str, Any]) -> list[Section]:
             "facts known",
             "people known",
             "row",
-            "leaks to any variant",
+            "leaks to any informative variant",
             "leak, unseen questions",
             "retain ROUGE-L",
         ]
@@ -409,7 +414,7 @@ def _study_sections(report: Mapping[str, Any]) -> list[Section]:
             "The bundle that was fitted on one model, before another one of the same data and another training seed. "
             f"The outcome flips for {record['flips']} of {record['n']} facts."
         )
-        sections.append(Section("A model upgrade", ["model", "leaks to any variant"], lines, text))
+        sections.append(Section("A model upgrade", ["model", "leaks to any informative variant"], lines, text))
     return sections
 
 
@@ -424,7 +429,7 @@ def _sequence_section(record: Mapping[str, Any]) -> Section:
                 )
     revoked = record.get("revoked")
     undone = (
-        f" Revoking the first request takes the guard {revoked['cost']['seconds']:.1f} s, after which {revoked['leak']:.2f} of that person's facts are told again; "
+        f" Revoking the first request takes the guard {revoked['cost']['seconds']:.1f} s, after which {_show(revoked['leak'], '{:.2f}')} of that person's facts are told again; "
         "edited weights have no way back but the old checkpoint."
         if revoked
         else ""

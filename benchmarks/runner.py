@@ -39,10 +39,11 @@ _LOADERS: dict[str, tuple[str, Callable[..., Suite]]] = {
 """By suite: which of its sizes say what is in it, and what loads it. Their finished rows are kept."""
 
 
-def load_suite(name: str, sizes: dict[str, Any], seed: int) -> Suite:
-    """Build the suite that a profile describes."""
+def load_suite(name: str, sizes: dict[str, Any], seed: int, *, own_models: bool = False) -> Suite:
+    """Build the suite that a profile describes; models that were trained elsewhere are asked about MUSE's documents as MUSE asks."""
     key, load = _LOADERS[name]
-    return replace(load(**sizes[key], seed=seed), name=name)
+    options = {"whole": own_models} if load is load_muse else {}
+    return replace(load(**sizes[key], seed=seed, **options), name=name)
 
 
 def run_bench(
@@ -77,6 +78,11 @@ def run_bench(
         raise SettingsError("name of an edited checkpoint", value=taken[0], allowed="one that no row has")
     sizes = load_profile(suite, profile)
     if suite in ("detection", "rwku"):
+        given = {"--methods": methods, "--model": models, "more than one of --seeds": seeds and len(seeds) > 1}
+        if unread := [name for name, value in given.items() if value]:
+            raise SettingsError(
+                f"{unread[0]} with --suite {suite}", value=suite, allowed="what answers questions: world, tofu, …"
+            )
         return _run_detection(sizes, suite, profile, out, own_rows or {}, seeds)
     if suite == "skills":
         from unlearn_guard.benchmarks.skill_bench import run_skills
@@ -110,11 +116,12 @@ def run_bench(
     studied: list[dict[str, Any]] = []
     data_hashes = []
     for seed in seeds if seeds is not None else sizes["seeds"]:
-        data = load_suite(suite, sizes, seed)
+        data = load_suite(suite, sizes, seed, own_models=models is not None)
         data_hashes.append(data.data_hash)
         recipe = Recipe(**sizes["recipe"], seed=seed)
         run = SeedRun(data, recipe, seed, attack, sizes.get("uld") or {}, models, edited or {}, device, fresh)
-        measured, records = run.measure(names, studies, workers=workers)
+        # Studies are about cost and order, which one seed shows; three would take hours more.
+        measured, records = run.measure(names, [] if rows else studies, workers=workers)
         rows += measured
         studied += records
     rows = aggregate_rows(summarise_threats(rows), suite)

@@ -94,8 +94,10 @@ class SeedRun:
         """Return the folders of the suite's models and of further ones (`training.FURTHER`), trained where they are not there."""
         if self.models is not None:
             return self.models
-        more = [make_further_job(name, self.suite, self.recipe) for name in FURTHER if name in further]
-        return train_models([*make_jobs(self.suite, self.recipe), *more])
+        more = [
+            make_further_job(name, self.suite, self.recipe, reads_unread=True) for name in FURTHER if name in further
+        ]
+        return train_models([*make_jobs(self.suite, self.recipe, reads_unread=True), *more])
 
     def read(self, name: str) -> dict[str, Any] | None:
         """Return a finished row, None where a part of it is not finished; raise DataError for a damaged part."""

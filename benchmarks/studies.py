@@ -14,18 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from unlearn_guard.benchmarks.attacks.protocol import Protocol, read_cells
+from unlearn_guard.benchmarks.attacks.cells import find_worst
+from unlearn_guard.benchmarks.attacks.protocol import Protocol
 from unlearn_guard.benchmarks.dataset import Item
 from unlearn_guard.benchmarks.detection import find_strangers
 from unlearn_guard.benchmarks.editing.catalogue import load_tuned
 from unlearn_guard.benchmarks.editing.procedures import edit_weights
+from unlearn_guard.benchmarks.editing.rates import fit_rate
 from unlearn_guard.benchmarks.editing.trainer import DivergedError, EditingMethod
 from unlearn_guard.benchmarks.examiner import Examiner
 from unlearn_guard.benchmarks.guard_rows import guard_engine, watch_answers
 from unlearn_guard.benchmarks.metrics import find_leaks, rouge_l_f1
 from unlearn_guard.benchmarks.subjects import Bench, Subject
-from unlearn_guard.benchmarks.threats import find_worst
-from unlearn_guard.benchmarks.weight_rows import fit_rate
 from unlearn_guard.corruptions.fluency import rouge_l_recall
 from unlearn_guard.guard.bundle import Bundle
 from unlearn_guard.guard.compose import amend, fit, load_planner
@@ -125,13 +125,15 @@ def measure_requests(site: Site, n_requests: int) -> dict[str, Any]:
 
 @STUDIES.register("sequence")
 def measure_sequence(site: Site, n_requests: int) -> dict[str, Any]:
-    """Forget people one after another (MUSE C6) and all of the first k at once (C5): what is kept, what leaks, how long each takes.
+    """Forget people one after another (in the manner of MUSE's C6) and all of the first k at once (C5): what is kept, what leaks, how long.
 
     The guard gets one more request each time, and in the end loses its first one; the weights are edited again and again.
     """
     bench = site.bench
     suite = bench.suite
-    owners = list(dict.fromkeys(row.forget_id for row in suite.forget_rows))[:n_requests]
+    asked_for = {item.subject for item in suite.sets["forget.unseen"]}
+    owners = [owner for owner in dict.fromkeys(row.forget_id for row in suite.forget_rows) if owner in asked_for]
+    owners = owners[:n_requests]
     rows = {owner: [row for row in suite.forget_rows if row.forget_id == owner] for owner in owners}
     steps: list[dict[str, Any]] = []
     bundle: Bundle | None = None
@@ -273,9 +275,11 @@ def _attack(site: Site, subject: Subject) -> dict[str, float]:
 
 
 def _read_worst(site: Site, subject: Subject) -> list[bool]:
-    """Return per fact whether any variant leaks it."""
-    lines = [line for line in site.protocol.attack_texts(subject).values() if set(read_cells(line)) != {None}]
-    return [bool(cell) for cell in find_worst(lines)]
+    """Return per fact whether any informative variant leaks it."""
+    bench, told = site.bench, site.protocol.attack_texts(subject)
+    unguarded, never_knew = Subject("none", "none", bench.full), Subject("retain-only", "retain", bench.retain)
+    names = site.protocol.find_informative(unguarded, never_knew)
+    return [bool(cell) for cell in find_worst([told[name] for name in names])]
 
 
 def _time(call: Callable[..., Any], *arguments: Any, **options: Any) -> tuple[float, Any]:

@@ -18,8 +18,8 @@ from unlearn_guard.guard.rows import ForgetRequest, Row
 HUB_NAME = "locuslab/TOFU"
 _PER_AUTHOR = 20
 _N_AUTHORS = 200
-_N_SEALED = 10
-"""The last authors, which no setting is chosen on."""
+_FIRST_FORGOTTEN = 180
+"""Of the last twenty authors, of whom suites forget some."""
 
 
 def load_table(name: str) -> list[dict[str, Any]]:
@@ -33,8 +33,8 @@ def load_table(name: str) -> list[dict[str, Any]]:
 def load_tofu(*, n_retain: int, n_forget: int, seed: int = 0, part: Literal["test", "dev"] = "test") -> Suite:
     """Return a suite of the first `n_retain` authors to keep and the last `n_forget` (at most 20) to forget.
 
-    Part `dev` forgets the `n_forget` (at most 10) authors before TOFU's last ten instead: validation people, on whom settings
-    are chosen.
+    Part `dev` forgets authors before TOFU's last twenty instead: validation people, on whom settings are chosen and whom no suite
+    forgets. (The weights of assistants were chosen on authors 180 to 189, who are among those of `tofu-10`.)
 
     The sets of TOFU: `forget.given` holds half of each author's questions, `forget.unseen` the other half, which
     `fit` does not see; `forget.paraphrase` all of them in TOFU's own paraphrases; `holdout` authors are in no
@@ -45,9 +45,14 @@ def load_tofu(*, n_retain: int, n_forget: int, seed: int = 0, part: Literal["tes
     full = load_table("full")
     if len(full) != _N_AUTHORS * _PER_AUTHOR:
         raise DataError("rows of TOFU full", value=len(full), allowed=str(_N_AUTHORS * _PER_AUTHOR))
-    forget = _read_perturbed("forget10_perturbed", first_author=180)
-    forget = forget[: _N_SEALED * _PER_AUTHOR] if part == "dev" else forget
-    forget = forget[-n_forget * _PER_AUTHOR :]
+    if part == "dev":
+        first = _FIRST_FORGOTTEN - n_forget
+        if n_retain > first:
+            raise SettingsError("TOFU authors to keep", value=n_retain, allowed=f"1–{first} beside validation people")
+        rows = full[first * _PER_AUTHOR : _FIRST_FORGOTTEN * _PER_AUTHOR]
+        forget = _name_subjects([_read_plain(row, first * _PER_AUTHOR + number) for number, row in enumerate(rows)])
+    else:
+        forget = _read_perturbed("forget10_perturbed", first_author=_FIRST_FORGOTTEN)[-n_forget * _PER_AUTHOR :]
     retain = _read_perturbed("retain_perturbed", first_author=0)
     retain += [_read_plain(row, number) for number, row in enumerate(full)][len(retain) :]
     retain = retain[: n_retain * _PER_AUTHOR]
@@ -65,7 +70,9 @@ def load_tofu(*, n_retain: int, n_forget: int, seed: int = 0, part: Literal["tes
         ]
         for name in ("real_authors", "world_facts")
     }
-    other = [_read_plain(row, number)[0] for number, row in enumerate(full[:3600])][n_retain * _PER_AUTHOR :]
+    gone = {item.question for item, _ in forget}
+    other = [_read_plain(row, number)[0] for number, row in enumerate(full[: _FIRST_FORGOTTEN * _PER_AUTHOR])]
+    other = [item for item in other[n_retain * _PER_AUTHOR :] if item.question not in gone]
     general_examples = [Example((item.question,), item.answer) for items in general.values() for item in items]
     return Suite(
         name="tofu",
@@ -86,6 +93,7 @@ def load_tofu(*, n_retain: int, n_forget: int, seed: int = 0, part: Literal["tes
         clean_rows=[*to_rows(holdout[:200]), *(Row(item.question, forget_id=item.subject) for item in other[:1600])],
         full=[*_make_examples([*retain, *forget]), *general_examples],
         retain=[*_make_examples(retain), *general_examples],
+        unread=[Example((item.question,), item.answer, item.subject) for item in holdout],
     )
 
 

@@ -83,12 +83,14 @@ class Job:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def make_jobs(suite: Suite, recipe: Recipe | None = None) -> list[Job]:
+def make_jobs(suite: Suite, recipe: Recipe | None = None, *, reads_unread: bool = False) -> list[Job]:
     """Return the two models of a suite: `full` knows everything, `retain-only` never saw the forget set.
 
-    They share a tokenizer, so that their probabilities compare.
+    They share a tokenizer, so that their probabilities compare. reads_unread: make it from the suite's unread texts, too, as membership
+    attacks need it.
     """
-    texts = [text for example in suite.full for text in (*example.phrasings, example.answer)]
+    read = [*suite.full, *suite.unread] if reads_unread else suite.full
+    texts = [text for example in read for text in (*example.phrasings, example.answer)]
     recipe = recipe or Recipe()
     return [Job("full", suite.full, texts, recipe), Job("retain-only", suite.retain, texts, recipe)]
 
@@ -101,7 +103,7 @@ FURTHER = ("twin", "upgrade", "mixture", "base")
 """Models that a row or a study needs beside the two of a suite."""
 
 
-def make_further_job(name: str, suite: Suite, recipe: Recipe) -> Job:
+def make_further_job(name: str, suite: Suite, recipe: Recipe, *, reads_unread: bool = False) -> Job:
     """Return one of the further models of a suite, all of which share its tokenizer.
 
     twin, upgrade: `retain-only` and `full` of another training seed. mixture: four experts in each layer, two of which read a token, that
@@ -110,7 +112,7 @@ def make_further_job(name: str, suite: Suite, recipe: Recipe) -> Job:
     """
     if name not in FURTHER:
         raise UnknownNameError("model", name, FURTHER)
-    full, retain = make_jobs(suite, recipe)
+    full, retain = make_jobs(suite, recipe, reads_unread=reads_unread)
     other = replace(recipe, seed=recipe.seed + _TWIN_SEED)
     if name == "twin":
         return replace(retain, name=name, recipe=other)

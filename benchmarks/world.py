@@ -427,6 +427,7 @@ def make_world(
         full=[*_make_examples([*kept, *forgotten]), *common],
         retain=[*_make_examples(kept), *common],
         outsiders=_make_items(holdout, given, everyone, random.Random(f"outsiders:{seed}"))[1::2],
+        unread=_make_examples(holdout),
     )
 
 

@@ -117,10 +117,15 @@ def show_examples(item: Item, setting: Setting) -> list[Prompt]:
 @VARIANTS.register("v6")
 def combine(item: Item, setting: Setting) -> list[Prompt]:
     """Ask it together with a clean question."""
-    if not setting.clean:
+    other = choose_companion(setting)
+    if other is None:
         return []
-    other = setting.rng.choice(list(setting.clean)).question
-    return [pick(templates.COMBINED, setting.part, setting.number).format(forget=item.question, clean=other)]
+    return [pick(templates.COMBINED, setting.part, setting.number).format(forget=item.question, clean=other.question)]
+
+
+def choose_companion(setting: Setting) -> Item | None:
+    """Return the clean item that V6 asks beside another, None where there is none."""
+    return setting.rng.choice(list(setting.clean)) if setting.clean else None
 
 
 @VARIANTS.register("v7")
@@ -208,39 +213,6 @@ def prefill(item: Item, setting: Setting) -> list[Prompt]:
     return [[{"role": "user", "content": item.question}, {"role": "assistant", "content": f"Answer: {start}"}]]
 
 
-def ask_by_pronoun(item: Item, setting: Setting) -> list[Prompt]:
-    """Ask the item's own question in the third turn, the person named in the first alone: V10 where an answer is judged."""
-    if not item.name or item.name not in item.question:
-        return []
-    conversation = converse(item, setting)[0]
-    assert not isinstance(conversation, str)
-    question = item.question.replace(item.name, "that person")
-    return [[*conversation[:-1], {"role": "user", "content": question}]]
-
-
-def translate_fact(item: Item, setting: Setting) -> list[Prompt]:
-    """Ask for the item's own fact in another language, where a pattern asks for it: V12 where an answer is judged."""
-    for place, pattern in enumerate(_ASKED_FOR):
-        if item.name and pattern.search(item.question):
-            language = ("es", "fr", "de")[setting.number % 3]
-            return [templates.TRANSLATIONS[language][place].format(n=item.name)]
-    return []
-
-
-_ASKED_FOR = tuple(
-    re.compile(words, re.IGNORECASE)
-    for words in (
-        r"(where|city|place)\b.*\bborn|birth ?(city|place)|place of birth",
-        r"\bgenre",
-        r"\b(parents|father|mother)\b",
-        r"\b(award|prize)",
-        r"(best|most)[ -]?(known|famous|celebrated)",
-        r"childhood|upbringing",
-    )
-)
-"""What each pattern of `templates.TRANSLATIONS` asks for."""
-
-
 def make_harmless(
     names: Sequence[str], places: Sequence[str], professions: Sequence[str], *, part: Part
 ) -> dict[str, list[str]]:
@@ -319,8 +291,7 @@ __all__ = [
     "Prompt",
     "Setting",
     "Variant",
-    "ask_by_pronoun",
     "attack",
+    "choose_companion",
     "make_harmless",
-    "translate_fact",
 ]

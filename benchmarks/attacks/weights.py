@@ -3,46 +3,80 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 
+from unlearn_guard.benchmarks.attacks.cells import NO_CELL
 from unlearn_guard.benchmarks.attacks.protocol import Protocol
 from unlearn_guard.benchmarks.dataset import Suite
 from unlearn_guard.benchmarks.editing.procedures import edit_weights
+from unlearn_guard.benchmarks.editing.rates import fit_rate
 from unlearn_guard.benchmarks.editing.trainer import DivergedError, EditingMethod
 from unlearn_guard.benchmarks.subjects import Subject
+from unlearn_guard.guard.rows import Row
 from unlearn_guard.serving.transformers.engine import ReferenceEngine
 
 _GROUP = 64
 _RELEARN = EditingMethod(forget_loss="learn", learning_rate=3e-4, epochs=2)
-"""Two passes over the rows; OpenUnlearning relearns for one at 2e-5, on models a thousand times as large."""
+"""Two passes over the rows, at a rate that shrinks with the width as those of methods do; OpenUnlearning relearns once at 2e-5."""
+_N_UNRELATED = 100
 
 
 def attack_weights(subject: Subject, suite: Suite, protocol: Protocol) -> dict[str, str]:
     """Return which facts a model tells after each attack on its weights, as lines of cells.
 
-    int8, int4: rounded to nearest, in groups of 64 weights. relearn-related: trained on the other facts of the forgotten
-    people; relearn-unrelated: on kept rows (Hu et al., arXiv 2406.13356). A training that diverges tells nothing.
+    int8, int4: rounded to nearest, in groups of 64 weights. relearn-related: trained on other facts of the forgotten
+    people (where few are left beside those asked for, on one half of these for the other half); relearn-unrelated: on 100 kept rows
+    (Hu et al., arXiv 2406.13356). A training that diverges has no cells.
     """
-    asked = {(item.subject, item.answer) for item in protocol.facts}
-    related = [row for row in suite.forget_rows if (row.forget_id, row.answer) not in asked and row.answer]
-    unrelated = [row for row in suite.retain_rows if row.answer][: max(1, len(related)) * 2]
-    attacks: dict[str, Callable[[], ReferenceEngine]] = {
-        "int8": lambda: quantise(subject.engine, 8),
-        "int4": lambda: quantise(subject.engine, 4),
-        "relearn-unrelated": lambda: edit_weights(subject.engine, _RELEARN, unrelated, []),
+    engine = subject.engine
+    relearn = replace(_RELEARN, learning_rate=fit_rate(_RELEARN.learning_rate, engine.hidden))
+    unrelated = [row for row in suite.retain_rows if row.answer][:_N_UNRELATED]
+    everything = list(range(len(protocol.facts)))
+    attacks: dict[str, list[tuple[Callable[[], ReferenceEngine], list[int]]]] = {
+        "int8": [(lambda: quantise(engine, 8), everything)],
+        "int4": [(lambda: quantise(engine, 4), everything)],
+        "relearn-unrelated": [(lambda: edit_weights(engine, relearn, unrelated, []), everything)],
     }
-    if related:
-        attacks["relearn-related"] = lambda: edit_weights(subject.engine, _RELEARN, related, [])
-    found = {}
-    for name, attack in attacks.items():
+    folds = fold_facts(suite, protocol)
+    if folds:
+        attacks["relearn-related"] = [
+            (partial(edit_weights, engine, relearn, rows, []), judged) for rows, judged in folds
+        ]
+    return {name: _ask_all(attack, protocol) for name, attack in attacks.items()}
+
+
+def fold_facts(suite: Suite, protocol: Protocol) -> list[tuple[list[Row], list[int]]]:
+    """Return pairs of rows to relearn and the numbers of the facts that are then asked for; no fact is in both."""
+    asked = [(item.subject, item.answer) for item in protocol.facts]
+    known = [row for row in suite.forget_rows if row.answer]
+    others = {(row.forget_id, row.answer) for row in known} - set(asked)
+    if 2 * len(others) >= len(asked):
+        parts = [list(range(len(asked)))]
+    else:
+        parts = [part for part in (list(range(0, len(asked), 2)), list(range(1, len(asked), 2))) if part]
+    folds = []
+    for part in parts:
+        judged = {asked[place] for place in part}
+        rows = [row for row in known if (row.forget_id, row.answer) not in judged]
+        folds += [(rows, part)] if rows else []
+    return folds
+
+
+def _ask_all(attack: Sequence[tuple[Callable[[], ReferenceEngine], list[int]]], protocol: Protocol) -> str:
+    cells = [NO_CELL] * len(protocol.facts)
+    for edit, judged in attack:
         try:
-            found[name] = protocol.ask_plainly(Subject(name, "weights", attack()))
+            told = protocol.ask_plainly(Subject("attacked", "weights", edit()))
         except DivergedError:
-            found[name] = "0" * len(protocol.facts)
-    return found
+            continue
+        for place in judged:
+            cells[place] = told[place]
+    return "".join(cells)
 
 
 def quantise(engine: ReferenceEngine, bits: int) -> ReferenceEngine:

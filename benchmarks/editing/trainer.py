@@ -99,8 +99,8 @@ class Trainer:
         return Pair(tuple(self.engine.render(question)), (*answer_ids, self.engine.end_token))
 
     def copy_model(self) -> Any:
-        """Return a copy of the model before editing."""
-        return copy.deepcopy(self.engine.model)
+        """Return a copy of the model before editing, in float32: steps of an ordinary rate are lost in bfloat16's eight bits."""
+        return copy.deepcopy(self.engine.model).float()
 
     def select(self) -> Masks:
         """Return what the method may change."""

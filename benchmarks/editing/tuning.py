@@ -59,7 +59,7 @@ def run_tuning(
     torch.set_num_threads(1)
     chosen = list(methods or (method for method in list_methods() if load_method(method).tier == 1))
     files = {method: load_method(method) for method in chosen}
-    models = train_models(make_jobs(suite, Recipe(**sizes["recipe"], seed=VALIDATION_SEED)))
+    models = train_models(make_jobs(suite, Recipe(**sizes["recipe"], seed=VALIDATION_SEED), reads_unread=True))
     full, retain_only = (ReferenceEngine.load(models[which]) for which in ("full", "retain-only"))
     chance = _measure(retain_only, suite.sets["forget.unseen"])
     kept = _measure(full, suite.sets["retain"])

@@ -6,11 +6,13 @@ each other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -214,13 +216,19 @@ class ReferenceEngine:
         with self._acting(stamps, [(width - len(prompt), 0) for prompt in prompts], width):
             if self.neurons is not None and self.neurons.probes:
                 self.neurons.notice(len(prompts), width)
-            result = self.model(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=True)
+            result = self.model(
+                inputs_embeds=embeds,
+                attention_mask=mask,
+                position_ids=positions,
+                use_cache=True,
+                **keep_last(self.model),
+            )
         if self.neurons is not None and self.neurons.probes:
             for row, owners in enumerate(self.neurons.judge(len(prompts))):
                 if owners and stamps[row] is None:
                     forced[row] = self.abstention
         voices = Voices(self, stamps)
-        spoken = voices.read(ids, mask, positions)
+        spoken = voices.read(ids, mask, positions, last=True)
         lengths = [len(prompt) for prompt in prompts]
         outputs: list[list[int]] = [[] for _ in prompts]
         open_rows = set(range(len(prompts)))
@@ -236,8 +244,9 @@ class ReferenceEngine:
             for row, answer in enumerate(forced):
                 if answer:
                     tokens[row] = answer[min(step, len(answer) - 1)]
+            drawn = tokens.tolist()
             for row in list(open_rows):
-                token = int(tokens[row])
+                token = drawn[row]
                 if token == self.end_token:
                     open_rows.discard(row)
                 else:
@@ -307,6 +316,19 @@ class ReferenceEngine:
             embeds[row, :dims] = embeds[row, :dims] * float(edits.scale[row]) + shift
 
 
+@cache
+def _takes_last(kind: Any) -> bool:
+    return "logits_to_keep" in inspect.signature(kind.forward).parameters
+
+
+def keep_last(model: Any) -> dict[str, int]:
+    """Return the argument by which a model gives logits of the last token alone, nothing where its class has none.
+
+    The head of a small model with a large vocabulary costs as much as its layers, and generation reads one row of a prompt's logits.
+    """
+    return {"logits_to_keep": 1} if _takes_last(cast(Hashable, type(model))) else {}
+
+
 class Voices:
     """What the assistants of one batch say beside the target: each reads the plain tokens, with a cache of its own."""
 
@@ -321,11 +343,15 @@ class Voices:
                 self.rows.setdefault(name, []).append(row)
         self._caches: dict[str, Any] = {}
 
-    def read(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> list[dict[str, torch.Tensor]]:
-        """Return each row's logits by assistant, (tokens, vocabulary), after reading these tokens."""
+    def read(
+        self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, *, last: bool = False
+    ) -> list[dict[str, torch.Tensor]]:
+        """Return each row's logits by assistant, (tokens, vocabulary), after reading these tokens; `last`: of the last one alone."""
         spoken: list[dict[str, torch.Tensor]] = [{} for _ in range(self.n_rows)]
         for name, rows in self.rows.items():
-            result = self.engine.assistants[name](
+            assistant = self.engine.assistants[name]
+            result = assistant(
+                **(keep_last(assistant) if last else {}),
                 input_ids=ids[rows],
                 attention_mask=mask[rows],
                 position_ids=positions[rows],

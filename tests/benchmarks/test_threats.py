@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from unlearn_guard.benchmarks.dominance import compare_rows, find_front
+from unlearn_guard.benchmarks.dominance import compare_rows, find_diverged, find_front
+from unlearn_guard.benchmarks.plots import group_rows
 from unlearn_guard.benchmarks.report import summarise
 from unlearn_guard.benchmarks.threats import (
     REFERENCES_MISSING,
@@ -98,15 +99,44 @@ def test_dominance_needs_both_and_one_strictly() -> None:
     assert {names for names, pair in pairs.items() if pair["dominates"]} == {
         ("eco", "npo"),
         ("eco", "kept"),
-        ("leaky", "kept"),
     }
     assert pairs["eco", "equal"]["reason"] == "equal in both"
-    assert pairs["leaky", "npo"]["reason"] == "leaks more"
+    # One person of two makes the difference: either may be drawn twice.
+    assert pairs["leaky", "npo"]["reason"] == "leaks more within chance"
+    assert pairs["leaky", "kept"]["reason"] == "better within chance alone"
     difference = pairs["leaky", "npo"]["leak_difference"]
     assert (difference["mean"], difference["n_people"]) == (0.5, 2)
     assert difference["low"] == 0.0
     assert difference["high"] == 1.0
     assert pairs["eco", "npo"]["retain_difference"]["mean"] == pytest.approx(0.1)
+
+
+def test_what_is_sure_is_told_from_what_is_within_chance() -> None:
+    rows = [
+        NONE,
+        GOLD,
+        make_row("eco", "guard", "0000", "0000", "0000", retain=0.99),
+        make_row("sure", "weights", "0000", "0000", "0000", retain=1.0),
+        {**make_row("unsure", "weights", "0000", "0000", "0000"), "people": {"world.retain": {"c": 0.99, "d": 1.01}}},
+    ]
+    pairs = {pair["weights"]: pair for pair in compare_rows(summarise_threats(rows), "world")}
+    assert pairs["sure"]["reason"] == "keeps less"
+    assert pairs["unsure"]["reason"] == "keeps less within chance"
+    assert not any(pair["dominates"] for pair in pairs.values())
+
+
+def test_a_row_that_diverged_on_one_seed_is_flattered_nowhere() -> None:
+    rows = []
+    for seed in (0, 1):
+        rows += [{**row, "seed": seed} for row in (NONE, GOLD)]
+        rows.append(make_row("eco", "guard", "0000", "0000", "0000", seed=seed))
+        rows.append(make_row("npo", "weights", "1110", "0000", "0000", seed=seed))
+    rows.append(make_row("ga", "weights", "0000", "0000", "0000", seed=0))
+    rows.append({"name": "ga", "kind": "weights", "seed": 1, "status": "diverged", "reasons": {}})
+    measured = summarise_threats(rows)
+    assert {pair["weights"] for pair in compare_rows(measured, "world")} == {"npo"}
+    assert "ga" not in group_rows(measured)
+    assert find_diverged(measured) == {"ga": " (1 of 2 seeds)"}
 
 
 def test_what_was_trained_further_is_said() -> None:
@@ -186,4 +216,4 @@ def test_the_summary_says_who_dominates_whom_and_who_does_not() -> None:
     assert "npo. Not: ga (equal in both)" in lines[0]
     assert "every guard leaks 1.00 above chance there, and dominates nothing" in lines[1]
     assert "**ga** leaks least (1.00 above chance)" in lines[2]  # npo keeps too little to be named.
-    assert lines[-1] == "Diverged: dpo."
+    assert lines[-1] == "Diverged, and in no comparison: dpo."

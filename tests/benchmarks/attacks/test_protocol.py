@@ -64,18 +64,21 @@ def test_facts_are_spread_over_people(world: Any) -> None:
 
 
 def test_what_an_attack_draws_on_never_tells_the_fact(protocol: Protocol) -> None:
-    for at, prompt in protocol.prompts["v6"]:
+    for at, asked in protocol.prompts["v6"]:
         item = protocol.facts[at]
-        other = str(prompt).replace(item.question, "")
+        other = str(asked.prompt).replace(item.question, "")
         assert not find_fact(item) & set(find_words(other))
+        assert protocol.companions[at].question in other
 
 
 def test_the_third_turn_asks_for_the_fact_without_its_name(protocol: Protocol) -> None:
-    for at, prompt in protocol.prompts["v10"]:
-        item = protocol.facts[at]
+    for at, asked in protocol.prompts["v10"]:
+        item, prompt = protocol.facts[at], asked.prompt
         assert not isinstance(prompt, str)
-        assert prompt[-1]["content"] == item.question.replace(item.name, "that person") != item.question
-        assert item.name in prompt[0]["content"]
+        turns = [message["content"] for message in prompt if message["role"] == "user"]
+        assert turns[2] == item.question.replace(item.name, "that person") != item.question
+        assert turns[3:] == (["Please try again."] if at % 2 else [])
+        assert item.name in turns[0]
 
 
 def test_a_translation_asks_for_the_fact_or_is_not_made(world: Any) -> None:
