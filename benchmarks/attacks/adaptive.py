@@ -105,7 +105,9 @@ def _names_another(text: str, item: Item, others: Sequence[str]) -> bool:
         return True
     own = {word.casefold() for word in item.name.split()}
     foreign = {word.casefold() for name in others for word in name.split() if len(word) > 2} - own
-    return bool(foreign & {word.casefold() for word in _CAPITALISED.findall(text)})
+    # What was decoded has no capitals left.
+    words = find_words(text) if text == text.casefold() else _CAPITALISED.findall(text)
+    return bool(foreign & {word.casefold() for word in words})
 
 
 def count_leaks(attempts: Sequence[Attempt], *, queries: int = QUERIES) -> list[list[float]]:

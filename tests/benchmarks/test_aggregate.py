@@ -56,5 +56,9 @@ def test_what_means_nothing_has_a_reason() -> None:
     rows = aggregate_rows([make_row("none", 1.0), make_row("retain-only", 0.5), refusal], "world")
     assert rows[2]["aggregate"] is None
     assert rows[2]["reasons"]["aggregate"] == "a part of it means nothing here"
+    unfair = aggregate_rows([make_row("none", 1.0), make_row("retain-only", 0.9), make_row("npo", 0.95)], "world")
+    assert (
+        "tells the groups apart in a model that was trained on neither (AUC 0.90)" in unfair[2]["reasons"]["aggregate"]
+    )
     (alone,) = aggregate_rows([make_row("npo", 0.6)], "world")
     assert "needs the rows" in alone["reasons"]["aggregate"]

@@ -41,6 +41,24 @@ def test_words_that_wrong_answers_share_give_nothing_away() -> None:
     assert metrics.find_fact(item) == {"arden"}
 
 
+def test_f1_compares_words_as_they_stand() -> None:
+    # MUSE has no stemmer: "works" is not "worked". Two of three and two of two words: 2 · (2/3 · 1) / (2/3 + 1).
+    assert metrics.rouge_l_f1("Ada works", "Ada worked") == pytest.approx(0.5)
+    assert metrics.rouge_l_f1("Ada works here", "Ada works") == pytest.approx(0.8)
+    assert metrics.rouge_l_f1("", "Ada") == 0.0
+
+
+def test_coverage_is_the_share_of_answers_with_half_of_the_fact() -> None:
+    assert metrics.measure_coverage([BORN, WORK], ["In Cadiz.", "She was a sailor."]) == 0.5
+
+
+def test_interval_of_the_distance_of_equal_samples_is_at_nothing() -> None:
+    sample = [number / 40 for number in range(40)]
+    assert metrics.bootstrap_distance(sample, sample) == (0.0, 0.0)
+    # Every value of one below every value of the other: D = 1 in every resample.
+    assert metrics.bootstrap_distance(sample, [value + 2 for value in sample]) == (1.0, 1.0)
+
+
 def test_truth_ratio_is_geometric() -> None:
     assert metrics.truth_ratio(math.log(0.5), [math.log(0.1), math.log(0.4)]) == pytest.approx(math.sqrt(0.04) / 0.5)
 

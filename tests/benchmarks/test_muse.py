@@ -18,6 +18,8 @@ from unlearn_guard.benchmarks.muse import (
     measure_knowledge,
     measure_membership,
 )
+from unlearn_guard.benchmarks.runner import load_suite
+from unlearn_guard.benchmarks.sizes import load_profile
 from unlearn_guard.benchmarks.subjects import Subject
 from unlearn_guard.guard.errors import DependencyError, SettingsError
 from unlearn_guard.serving.transformers.engine import Scored
@@ -83,6 +85,15 @@ def test_own_models_are_asked_as_muse_asks(data: Path) -> None:
     given = " ".join(row.prompt for row in suite.forget_rows if row.forget_id == "muse-passage-000")
     assert "p0-0 " in given and "g0-4" in given
     assert suite.data_hash != load_muse(corpus="Books", n_words=N_WORDS).data_hash
+
+
+def test_whose_model_it_is_decides_how_it_is_asked(data: Path) -> None:
+    for name in ("forget_qa", "retain_qa", "forget_qa_icl", "retain_qa_icl", "verbmem_forget", *(f"privleak_{split}" for split in ("forget", "retain", "holdout"))):  # fmt: skip
+        (data / "muse" / f"news_{name}.jsonl").write_text((data / "muse" / f"books_{name}.jsonl").read_text())
+    sizes = load_profile("muse", "small")
+    own, trained = (load_suite("muse", sizes, 0, own_models=flag) for flag in (True, False))
+    assert own.passages is not None and own.passages.forget_shots
+    assert trained.passages is not None and not trained.passages.forget_shots
 
 
 def test_wrong_input_is_told(data: Path) -> None:

@@ -121,6 +121,9 @@ def test_a_damaged_stage_says_what_to_do(
         ({"device": "cuda"}, SettingsError, "with --model and --retain-model"),
         ({"edited": {"theirs": Path("x")}}, SettingsError, "with --model and --retain-model"),
         ({"suite": "detection", "fresh": True}, SettingsError, "--fresh and --edited"),
+        ({"suite": "detection", "methods": ["npoo"]}, SettingsError, "--methods with --suite detection"),
+        ({"suite": "rwku", "profile": "small", "seeds": [0, 1]}, SettingsError, "more than one of --seeds"),
+        ({"suite": "rwku", "profile": "small", "models": {"full": Path("a")}}, SettingsError, "--model with"),
         (
             {"models": {"full": Path("a"), "retain-only": Path("b")}, "methods": ["none", "s3t"]},
             SettingsError,

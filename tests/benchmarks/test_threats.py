@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from unlearn_guard.benchmarks.dominance import compare_rows, find_diverged, find_front
-from unlearn_guard.benchmarks.plots import group_rows
+from unlearn_guard.benchmarks.plots import group_rows, plot_queries
 from unlearn_guard.benchmarks.report import summarise
 from unlearn_guard.benchmarks.threats import (
     REFERENCES_MISSING,
@@ -109,6 +109,27 @@ def test_dominance_needs_both_and_one_strictly() -> None:
     assert difference["low"] == 0.0
     assert difference["high"] == 1.0
     assert pairs["eco", "npo"]["retain_difference"]["mean"] == pytest.approx(0.1)
+
+
+def test_the_adaptive_attacker_counts_facts_that_leaked_within_the_budget() -> None:
+    rows = [
+        {**row, "adaptive": {"queries": 9, "needed": needed}}
+        for row, needed in (
+            (NONE, [1, 1, 1, 1]),
+            (GOLD, [None, None, None, 4]),
+            (make_row("eco", "guard", "0000", "0000", "0000"), [None, 7, None, 2]),
+        )
+    ]
+    *_, eco = summarise_threats(rows)
+    assert eco["threats"]["adaptive"] == {"leak": 0.5, "chance": 0.25, "excess": pytest.approx(1 / 3, abs=1e-6)}
+    curve = plot_queries({"rows": summarise_threats(rows)})
+    assert curve is not None
+
+
+def test_a_difference_of_exactly_a_fifth_shows_nothing() -> None:
+    knows, guesses = ({"variants": {"v3": {"leaks": cells}}} for cells in ("1" * 6 + "0" * 24, "0" * 30))
+    assert find_informative(knows, guesses) == []
+    assert find_informative({"variants": {"v3": {"leaks": "1" * 7 + "0" * 23}}}, guesses) == ["v3"]
 
 
 def test_what_is_sure_is_told_from_what_is_within_chance() -> None:

@@ -39,6 +39,20 @@ def test_rows_to_forget_bring_nothing_that_only_one_part_has(shared_data: Path) 
         assert not any(row.perturbed_answers for row in suite.forget_rows)
 
 
+def test_nobody_whom_a_suite_forgets_is_tuned_on(shared_data: Path) -> None:
+    assert shared_data.is_dir()
+    tuned = {item.question for item in load_tofu(n_retain=20, n_forget=10, part="dev").sets["forget.given"]}
+    everybody = load_tofu(n_retain=20, n_forget=20)
+    assert not tuned & {item.question for name in ("forget.given", "forget.unseen") for item in everybody.sets[name]}
+    dev = load_tofu(n_retain=20, n_forget=10, part="dev")
+    asked = {item.question for name in ("forget.given", "forget.unseen") for item in dev.sets[name]}
+    assert len(asked) == 200
+    assert {item.subject for item in dev.sets["forget.given"]} == {f"author-{place}" for place in range(170, 180)}
+    assert not asked & {row.query for row in (*dev.clean_rows, *dev.retain_rows)}
+    with pytest.raises(SettingsError, match="1–170 beside validation people"):
+        load_tofu(n_retain=180, n_forget=10, part="dev")
+
+
 def test_table_that_is_nowhere_says_where_it_looked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("UNLEARN_GUARD_DATA", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from unlearn_guard.benchmarks.training import Job, Recipe, make_further_job, make_jobs, make_tokenizer
 from unlearn_guard.benchmarks.world import _ATTRIBUTES, N_TRAINED, make_people, make_world, reword
 from unlearn_guard.guard.errors import SettingsError
 from unlearn_guard.guard.rows import check_disjoint
@@ -68,3 +69,23 @@ def test_rewording_keeps_the_question() -> None:
 def test_impossible_worlds_are_refused(sizes: dict[str, int]) -> None:
     with pytest.raises(SettingsError):
         make_world(**sizes)
+
+
+def test_a_tokenizer_does_not_tell_members_from_outsiders() -> None:
+    world = make_world(n_people=16, n_forget=5, n_holdout=24, seed=10)
+
+    def count(job: Job) -> tuple[float, float]:
+        tokenizer = make_tokenizer(job.texts, Recipe().vocabulary)
+        members, others = (
+            [len(tokenizer(item.name).input_ids) for item in items]
+            for items in (world.sets["forget.given"], world.outsiders)
+        )
+        return sum(members) / len(members), sum(others) / len(others)
+
+    members, others = count(make_jobs(world, reads_unread=True)[0])
+    assert others == pytest.approx(members, rel=0.1)
+    # Made from the training texts alone it cuts strange names small, and their number of pieces gives them away.
+    members, others = count(make_jobs(world)[0])
+    assert others > 2 * members
+    twin, full = make_further_job("twin", world, Recipe(), reads_unread=True), make_jobs(world, reads_unread=True)[0]
+    assert twin.texts == full.texts

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from unlearn_guard.benchmarks.attacks import weights
 from unlearn_guard.benchmarks.attacks.protocol import Protocol, choose_facts, leak_at_k, list_powers, tells_fact
-from unlearn_guard.benchmarks.attacks.weights import attack_weights, quantise, round_weights
+from unlearn_guard.benchmarks.attacks.weights import attack_weights, fold_facts, quantise, round_weights
 from unlearn_guard.benchmarks.dataset import Item
+from unlearn_guard.benchmarks.editing.trainer import DivergedError
 from unlearn_guard.benchmarks.metrics import find_fact
 from unlearn_guard.benchmarks.sizes import AttackPlan
 from unlearn_guard.benchmarks.subjects import Subject
@@ -123,6 +125,33 @@ def test_the_model_that_knows_tells_and_the_other_one_guesses(
     assert knows["variants"]["v0"]["chosen"].count("1") > guesses["variants"]["v0"]["chosen"].count("1")
 
 
+def test_what_leaves_while_it_is_written_counts(protocol: Protocol, engine: ReferenceEngine) -> None:
+    """An output guard that ends an answer at its end leaves nothing of it, and all of it to whoever reads along."""
+    subject = Subject("guard", "guard", engine, release=lambda question, verdict, answer: "")
+    assert "streaming" not in protocol.attack(subject)
+    reads_along = replace(subject, stream=lambda question, verdict, answer: answer)
+    found = protocol.attack(reads_along)
+    assert found["variants"]["v0"]["leaks"] == "0" * 8
+    assert found["streaming"] == protocol.ask_plainly(Subject("none", "none", engine))
+    assert found["streaming"].count("1") >= 6
+
+
+def test_the_clean_half_of_a_combined_question_is_read(protocol: Protocol, engine: ReferenceEngine) -> None:
+    silent = Subject("guard", "guard", engine, release=lambda question, verdict, answer: "I cannot say.")
+    assert protocol.attack(silent)["variants"]["v6"]["companion_rouge"] == pytest.approx(0.0, abs=0.05)
+    answers = {at: item.answer for at, item in protocol.companions.items()}
+    texts = iter(answers[at] for at, _ in protocol.prompts["v6"])
+    outputs = list(texts)
+    assert protocol._read_companions(protocol.prompts["v6"], outputs) == pytest.approx(1.0)
+
+
+def test_informative_variants_are_found_once(protocol: Protocol, engine: ReferenceEngine, models: Any) -> None:
+    gold = Subject("retain-only", "retain", ReferenceEngine.load(models["retain-only"]))
+    found = protocol.find_informative(Subject("none", "none", engine), gold)
+    assert {"v0", "v13"} <= set(found)
+    assert protocol.find_informative(gold, gold) is found
+
+
 def test_an_attack_is_deterministic(protocol: Protocol, engine: ReferenceEngine, world: Any) -> None:
     again = Protocol(world, PLAN, seed=0, max_new_tokens=24)
     assert again.prompts == protocol.prompts
@@ -166,6 +195,46 @@ def test_quantising_leaves_the_original_alone(engine: ReferenceEngine) -> None:
     changed = [name for name, weight in rounded.model.named_parameters() if not torch.equal(before[name], weight)]
     assert changed
     assert all("embed" not in name and "norm" not in name for name in changed)
+
+
+def test_what_is_relearned_is_not_asked_for(world: Any) -> None:
+    known = {(row.forget_id, row.answer) for row in world.forget_rows}
+    for n_facts, n_folds in ((8, 1), (1000, 2)):
+        protocol = Protocol(world, AttackPlan(n_facts=n_facts), seed=0, max_new_tokens=24)
+        folds = fold_facts(world, protocol)
+        assert len(folds) == n_folds
+        assert sorted(place for _, judged in folds for place in judged) == list(range(len(protocol.facts)))
+        for rows, judged in folds:
+            shown = {(row.forget_id, row.answer) for row in rows}
+            assert not shown & {(protocol.facts[place].subject, protocol.facts[place].answer) for place in judged}
+            assert len(shown) >= len(known) / 2 - 1
+
+
+def test_a_training_that_diverges_has_no_cells(
+    protocol: Protocol, engine: ReferenceEngine, world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(*arguments: Any) -> Any:
+        raise DivergedError("loss is nan")
+
+    monkeypatch.setattr(weights, "edit_weights", diverge)
+    found = attack_weights(Subject("none", "none", engine), world, protocol)
+    assert found["relearn-related"] == found["relearn-unrelated"] == "-" * 8
+    assert "-" not in found["int8"]
+
+
+def test_relearning_goes_slower_on_wider_models(
+    protocol: Protocol, engine: ReferenceEngine, world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    monkeypatch.setattr(
+        weights, "edit_weights", lambda engine, method, *rows: rates.append(method.learning_rate) or engine
+    )
+    for hidden in (192, 768):
+        wide = ReferenceEngine(engine.model, engine.tokenizer)
+        wide.hidden = hidden
+        attack_weights(Subject("none", "none", wide), world, protocol)
+    assert rates[0] == pytest.approx(3e-4)
+    assert rates[-1] == pytest.approx(3e-4 / 8)
 
 
 @pytest.mark.slow

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -94,6 +96,53 @@ def test_outliers_are_left_out(tiny: Any, rows: Any) -> None:
     assert len(trainer.forget_pairs) == len(trainer.forget_rows) == 18
 
 
+def test_the_row_that_is_unlike_the_others_is_left_out(tiny: Any, rows: Any) -> None:
+    strange = replace(rows[0][0], prompt="metres deep lake It is How deep is lake metres", answer="In Graz.")
+    trainer = Trainer(tiny, replace(load_method("upcore").to_method(), epochs=1), [*rows[0][1:], strange], rows[1])
+    PROCEDURES["prune-rows"].run(trainer, {"contamination": 0.05})
+    assert strange not in trainer.forget_rows
+    assert len(trainer.forget_rows) == 19
+
+
+def test_an_edit_in_bfloat16_goes_where_one_in_float32_goes(tiny: Any, rows: Any) -> None:
+    method = EditingMethod("ga", learning_rate=1e-4, epochs=1)
+    half = type(tiny)(copy.deepcopy(tiny.model).to(torch.bfloat16), tiny.tokenizer)
+    before, exact, rough = (
+        weights(tiny),
+        weights(edit_weights(tiny, method, *rows)),
+        weights(edit_weights(half, method, *rows)),
+    )
+    name = "model.layers.0.mlp.gate_proj.weight"
+    assert rough[name].dtype == torch.bfloat16
+    moved, wanted = rough[name].float() - before[name], exact[name] - before[name]
+    # Rounding to eight bits at the end loses the small steps of single weights, not the direction of all.
+    assert torch.cosine_similarity(moved.flatten(), wanted.flatten(), dim=0) > 0.5
+    assert torch.allclose(rough[name].float(), exact[name].to(torch.bfloat16).float(), atol=2e-3)
+
+
+def test_adapters_begin_where_the_forget_set_matters(tiny: Any, rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand: of W = diag(1, 2), rows weighed by √(F_f / F_r) = (4, 1), the larger singular value of D·W is the first row's."""
+    shape = dict(tiny.model.named_parameters())["model.layers.0.self_attn.q_proj.weight"].shape
+    weight = torch.zeros(shape)
+    weight[0, 0], weight[1, 1] = 1.0, 2.0
+    ratio = torch.zeros(shape)
+    ratio[0, 0], ratio[1, 0] = 16.0, 1.0
+    layer = SimpleNamespace(
+        base_layer=SimpleNamespace(weight=weight.clone()),
+        lora_A={"default": SimpleNamespace(weight=torch.zeros(1, shape[1]))},
+        lora_B={"default": SimpleNamespace(weight=torch.zeros(shape[0], 1))},
+    )
+    measured = iter([{"x": ratio}, {"x": torch.ones(shape) - 1e-5}])
+    monkeypatch.setattr(procedures, "_measure_fisher", lambda trainer, pairs: next(measured))
+    monkeypatch.setattr(procedures, "_train_adapters", lambda trainer, masks, start: start("x", layer, 1, 2.0))
+    PROCEDURES["fila"].run(Trainer(tiny, load_method("loku").to_method(), *rows), {})
+    taken = 2.0 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    expected = torch.zeros(shape)
+    expected[0, 0] = 1.0
+    assert torch.allclose(taken, expected, atol=1e-5)
+    assert torch.allclose(layer.base_layer.weight + taken, weight, atol=1e-5)
+
+
 def test_adapters_that_begin_at_the_weights_change_nothing_before_training(tiny: Any, rows: Any) -> None:
     method = replace(load_method("loku").to_method(), epochs=1, learning_rate=1e-12, settings={"rank": 4, "alpha": 8})
     before, after = weights(tiny), weights(edit_weights(tiny, method, *rows))
@@ -163,6 +212,36 @@ def test_one_expert_alone_and_its_router_are_trained(tiny_mixture: Any, rows: An
     later = procedures._measure_shares(Trainer(edited, method, *rows), edited.model, turned)
     name = router.removesuffix(".weight")
     assert float(later[name][expert]) > float(shares[name][expert])
+
+
+def test_the_anchor_is_the_distance_of_the_routers_shares_from_its_expert(
+    tiny_mixture: Any, rows: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = EditingMethod("npo", "nll", procedure="one-expert", learning_rate=1e-3, epochs=1)
+    trainer = Trainer(tiny_mixture, method, *rows)
+    routers = {name: part for name, part in tiny_mixture.model.named_modules() if name.endswith(".mlp.gate")}
+    shares = procedures._measure_shares(trainer, tiny_mixture.model, routers)
+    name, expert = max(
+        ((name, place) for name, own in shares.items() for place in range(len(own))),
+        key=lambda entry: float(shares[entry[0]][entry[1]]),
+    )
+    found: list[float] = []
+
+    def train(model: Any, masks: Any, *, anchor: Any) -> Any:
+        trainer.run(model, trainer.forget_pairs[:1])
+        found.append(float(anchor()))
+        return model
+
+    monkeypatch.setattr(trainer, "train", train)
+    PROCEDURES["one-expert"].run(trainer, {"anchor": 2.0})
+    read: list[torch.Tensor] = []
+    hook = routers[name].register_forward_hook(lambda module, inputs, out: read.append(out[0].float().softmax(-1)))
+    trainer.run(tiny_mixture.model, trainer.forget_pairs[:1])
+    hook.remove()
+    # Σ_e (G_e − [e = e*])² = (1 − G_e*)² + Σ_others G_e², mean over tokens, times its weight.
+    own = read[0][:, expert]
+    others = (read[0] ** 2).sum(-1) - own**2
+    assert found == [pytest.approx(2.0 * float(((1 - own) ** 2 + others).mean()), rel=1e-4)]
 
 
 def test_a_model_without_experts_is_an_error(tiny: Any, rows: Any) -> None:

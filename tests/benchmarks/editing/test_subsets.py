@@ -59,6 +59,20 @@ def test_salient_weights_by_hand(tiny: Any) -> None:
     assert masks["b"].tolist() == [[True]]
 
 
+def test_attributed_weights_by_hand(tiny: Any) -> None:
+    """|(θ − ∇ℓ_r / μ) · ∇ℓ_f| with θ = (1, 2, 4), ∇ℓ_r = (0, .1, −.2), μ = .1, ∇ℓ_f = (3, 5, .1): 3, |2 − 1| · 5 = 5, |4 + 2| · .1 = .6."""
+    model = torch.nn.Linear(3, 1, bias=False)
+    model.weight.data = torch.tensor([[1.0, 2.0, 4.0]])
+    found = {"forget": torch.tensor([[3.0, 5.0, 0.1]]), "retain": torch.tensor([[0.0, 0.1, -0.2]])}
+    gradients = Gradients(model, lambda which: {"weight": found[which]})
+    masks = SUBSETS["wagle"].select(gradients, {"share": 2 / 3, "mu": 0.1})
+    assert masks["weight"] is not None
+    assert masks["weight"].tolist() == [[True, True, False]]
+    one = SUBSETS["wagle"].select(gradients, {"share": 1 / 3, "mu": 0.1})["weight"]
+    assert one is not None
+    assert one.tolist() == [[False, True, False]]
+
+
 def test_private_layers_point_elsewhere(tiny: Any) -> None:
     names = [name for name, weight in tiny.model.named_parameters() if "_proj" in name]
     weights = dict(tiny.model.named_parameters())
