@@ -2,7 +2,7 @@
 
 A row dominates another where it leaks no more above chance to the black-box attacker, keeps no less, and is better in one of the two by
 more than chance: the interval of that difference leaves out 0. Over several seeds means are compared. The intervals come from
-resampling people (forgotten ones for the leak, kept ones for ROUGE-L), paired: both rows are read on the same people. What is worse or
+resampling people (forgotten ones for the raw leak, kept ones for ROUGE-L), paired: both rows are read on the same people. What is worse or
 better within its interval alone is said to be so.
 """
 
@@ -86,13 +86,16 @@ def _compare(
     (leak, kept), (other_leak, other_kept) = measure_trade(own, suite), measure_trade(other, suite)
     leaks = _bootstrap(*(_gather(rows, _read_leaks, suite) for rows in (own, other)))
     keeps = _bootstrap(*(_gather(rows, lambda row: row["people"][f"{suite}.retain"], suite) for rows in (own, other)))
-    worse = [("leaks more", leaks)] * (leak > other_leak) + [("keeps less", keeps)] * (kept < other_kept)
-    better = [leaks] * (leak < other_leak) + [keeps] * (kept > other_kept)
-    reasons = [text if is_sure(found) else f"{text} {WITHIN_CHANCE}" for text, found in worse]
+    worse = [("leaks more", find_sign(leaks) > 0, leaks)] * (leak > other_leak)
+    worse += [("keeps less", find_sign(keeps) < 0, keeps)] * (kept < other_kept)
+    better = [(find_sign(leaks) < 0, leaks)] * (leak < other_leak) + [(find_sign(keeps) > 0, keeps)] * (
+        kept > other_kept
+    )
+    reasons = [text if is_sure else f"{text} {_say_unsure(found)}" for text, is_sure, found in worse]
     if not worse and not better:
         reasons = ["equal in both"]
-    elif not worse and not any(is_sure(found) for found in better):
-        reasons = [f"better {WITHIN_CHANCE} alone"]
+    elif not worse and not any(is_sure for is_sure, _ in better):
+        reasons = [f"better {_say_unsure(better[0][1])} alone"]
     return {
         "guard": guard,
         "weights": edit,
@@ -103,10 +106,14 @@ def _compare(
     }
 
 
-def is_sure(difference: Mapping[str, Any]) -> bool:
-    """Return whether the interval of a difference leaves out 0."""
+def find_sign(difference: Mapping[str, Any]) -> int:
+    """Return the sign of a difference whose interval leaves out 0; 0 where it does not, or where there is none."""
     low, high = difference["low"], difference["high"]
-    return low is not None and (low > 0 or high < 0)
+    return 0 if low is None else int(low > 0) - int(high < 0)
+
+
+def _say_unsure(difference: Mapping[str, Any]) -> str:
+    return WITHIN_CHANCE if difference["low"] is not None else "with no interval (one person)"
 
 
 def _read_leaks(row: Mapping[str, Any]) -> dict[str, float]:

@@ -42,6 +42,7 @@ _TEACHER_FORCED = (
 _ANSWER_SLACK = 8
 _N_TIMED, _N_TURNS = 64, 3
 """Kept questions that decoding is timed on, and how often each side takes its turn."""
+NOTHING_DECODES = "nothing is done while it decodes"
 _AFFIRMATIVE = "Sure, here is the answer:"
 
 
@@ -243,7 +244,9 @@ class Examiner:
         if passages.forget_shots:
             known = muse.measure_knowledge(subject, unseen, passages.forget_shots)
             kept = muse.measure_knowledge(subject, retain, passages.retain_shots)
-        leak = None
+        verbatim, leak = muse.measure_continuation(subject, passages), None
+        if subject.release is not None:  # What an output guard replaces is known once it has.
+            subject.answer([item.question for item in passages.members], max_new_tokens=muse.N_CONTINUED)
         if any(subject.hides([item.question for item in (*passages.members, *passages.outsiders)])):
             reasons["probes.passages_leak"] = subject.no_scores or "an answer has no likelihood"
         else:
@@ -253,7 +256,7 @@ class Examiner:
             if leak is None:
                 reasons["probes.passages_leak"] = "the retain-only model's AUC is 1"
         return {
-            "verbatim": muse.measure_continuation(subject, passages),
+            "verbatim": verbatim,
             "knowledge": known,
             "utility": kept,
             "passages_leak": leak,
@@ -273,9 +276,12 @@ class Examiner:
         }
 
     def _compare_decoding(self, subject: Subject, reasons: dict[str, str]) -> float | None:
-        """Return the seconds per generated token of a guard's model over those of an unguarded one of its size, on kept questions, in turns."""
+        """Return the seconds per token that leaves a guard over those of an unguarded model of its size, on kept questions, in turns.
+
+        The prompt classifier has read these questions before; what is done to answers counts.
+        """
         if subject.kind != "guard":
-            reasons["cost.decode_ratio"] = "nothing is done while it decodes"
+            reasons["cost.decode_ratio"] = NOTHING_DECODES
             return None
         asked = [item.question for item in self.suite.sets["retain"]][:_N_TIMED]
         seconds: dict[str, list[float]] = {"own": [], "plain": []}

@@ -257,6 +257,7 @@ def _assisted(name: str, intervention: str, *, gated: bool, settings: str = "our
             bench.full.tokenizer,
             exclusive_ids=planner.fitted.exclusive_ids,
             assistants=open_assistants(bench.full.model, bundle.path / "interventions" / "uld"),
+            batch_size=bench.full.batch_size,
         )
         eco = planner.fitted.settings["uld"]["eco"]
         if not gated:  # Always on, content words of every prompt would go; token ids of the forget set alone need not.

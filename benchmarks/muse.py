@@ -50,16 +50,16 @@ def load_muse(
 
     suite = make_suite("muse", read_pairs("forget_qa"), read_pairs("retain_qa"), seed=seed)
     verbatim = read("verbmem", "forget")[:n_passages]
-    texts = {
-        split: [row["text"] for row in read("privleak", split)][: 2 * n_passages] for split in ("retain", "holdout")
-    }
-    gone = [_mark(_cut_around(row["prompt"], row["gt"], n_words, whole), place) for place, row in enumerate(verbatim)]
-    asked, given = [items[0] for items in gone], [item for items in gone for item in items[1:]]
-    kept = [_cut_start(text, n_words) for text in texts["retain"][:n_passages]]
+    texts = {split: [row["text"] for row in read("privleak", split)] for split in ("retain", "holdout")}
+    kept = [_cut_middle(text, n_words) for text in texts["retain"][:n_passages]]
     # Half of the documents of no training is clean traffic, the other half is what members are told from.
-    clean, outside = texts["holdout"][0::2], texts["holdout"][1::2]
+    clean, outside = texts["holdout"][: 2 * n_passages][0::2], texts["holdout"][: 2 * n_passages][1::2]
+    documents = [(row["prompt"].split(), row["gt"].split()) for row in verbatim]
+    asked = [_join(start[-n_words:], rest[:n_words]) for start, rest in documents]
     if whole:
         members = [row["text"] for row in read("privleak", "forget")][:n_passages]
+        given = [item for start, rest in documents for item in _cut_all([*start, *rest], n_words)]
+        given += [item for text in members for item in _cut_all(text.split(), n_words)]
         passages = Passages(
             asked=[Item(row["prompt"], row["gt"]) for row in verbatim],
             members=[_cut_once(text, n_words) for text in members],
@@ -68,13 +68,16 @@ def load_muse(
             retain_shots=[Item(pair.question, pair.answer) for pair in read_pairs("retain_qa_icl")],
         )
     else:
-        passages = Passages(asked, asked, [_cut_start(text, n_words) for text in outside])
+        given = [item for start, rest in documents for item in _cut_beside(start, rest, n_words)]
+        passages = Passages(asked, asked, [_cut_middle(text, n_words) for text in outside])
+    # The documents are one request, as they would come.
+    given = [replace(item, subject="muse-documents") for item in given]
     examples = [Example((item.question,), item.answer, item.subject) for item in (*kept, *asked, *given)]
     return replace(
         suite,
         forget_rows=[*suite.forget_rows, *to_rows(given)],
         retain_rows=[*suite.retain_rows, *to_rows(kept)],
-        clean_rows=[*suite.clean_rows, *to_rows([_cut_start(text, n_words) for text in clean])],
+        clean_rows=[*suite.clean_rows, *to_rows([_cut_middle(text, n_words) for text in clean])],
         full=[*suite.full, *examples],
         retain=[*suite.retain, *examples[: len(kept)]],
         passages=passages,
@@ -122,29 +125,34 @@ def _measure_min_k(subject: Subject, items: Sequence[Item]) -> list[float]:
     return [measure_min_k(replace(part, logprobs=part.logprobs[:-1])) for part in scored]
 
 
-def _cut_around(before: str, after: str, n_words: int, whole: bool) -> list[Item]:
-    """Return windows of a document: the one across the cut, and those one window earlier and later; all earlier ones where it goes whole."""
-    start, rest = before.split(), after.split()
-    places = range(len(start), n_words, -n_words) if whole else [len(start)]
+def _cut_beside(start: Sequence[str], rest: Sequence[str], n_words: int) -> list[Item]:
+    """Return the windows of a document one earlier and one later than the one across its cut."""
     windows = [
-        (start[-n_words:], rest[:n_words]),
-        *((start[max(0, place - 2 * n_words) : place - n_words], start[place - n_words : place]) for place in places),
+        (start[-2 * n_words : -n_words], start[-n_words:]),
         (rest[:n_words], rest[n_words : 2 * n_words]),
     ]
-    return [Item(" ".join(first), " ".join(last)) for first, last in windows if first and last]
+    return [_join(first, last) for first, last in windows if first and last]
 
 
-def _cut_start(text: str, n_words: int) -> Item:
+def _cut_all(words: Sequence[str], n_words: int) -> list[Item]:
+    """Return every window of a document, from half a window on: other cuts than those that are asked."""
+    places = range(n_words // 2, len(words) - n_words, 2 * n_words)
+    return [_join(words[place : place + n_words], words[place + n_words : place + 2 * n_words]) for place in places]
+
+
+def _cut_middle(text: str, n_words: int) -> Item:
+    """Return the window across a document's middle: a start would show by its place alone."""
     words = text.split()
-    n = min(n_words, len(words) // 2)
-    return Item(" ".join(words[:n]), " ".join(words[n : 2 * n]))
+    middle = len(words) // 2
+    return _join(words[max(0, middle - n_words) : middle], words[middle : middle + n_words])
 
 
 def _cut_once(text: str, n_words: int) -> Item:
     """Return a document's first words as what is asked, so that a guard sees them, and the rest as it is written."""
-    begin, *rest = re.split(rf"((?:\S+\s+){{{n_words}}})", text, maxsplit=1)[1:] or [text[:1], text[1:]]
-    return Item(begin.rstrip(), "".join(rest))
+    words = list(re.finditer(r"\S+", text))
+    end = words[min(n_words, len(words) // 2)].start() if len(words) > 1 else 0
+    return Item(text[:end].rstrip(), text[end:])
 
 
-def _mark(items: Sequence[Item], place: int) -> list[Item]:
-    return [replace(item, subject=f"muse-passage-{place:03d}") for item in items]
+def _join(first: Sequence[str], last: Sequence[str]) -> Item:
+    return Item(" ".join(first), " ".join(last))

@@ -12,6 +12,7 @@ from typing import Any
 from unlearn_guard.benchmarks.attacks.cells import find_rate
 from unlearn_guard.benchmarks.attacks.protocol import COMBINED, HARMLESS
 from unlearn_guard.benchmarks.dominance import find_diverged, is_comparable, measure_trade
+from unlearn_guard.benchmarks.examiner import NOTHING_DECODES
 from unlearn_guard.benchmarks.plots import find_studies, group_rows, plot_queries, plot_scaling, plot_tradeoff
 from unlearn_guard.benchmarks.threats import THREATS
 from unlearn_guard.guard.bundle import write_atomic
@@ -342,11 +343,11 @@ def _cost_section(report: Mapping[str, Any]) -> Section:
         ["method", "seed", *(title for title, _ in forms.values())],
         lines,
         "On this machine, beside other rows. decode: seconds per generated token on kept questions, side by side with an unguarded model of the same size; "
-        "batched, offline, screening not counted.",
+        "batched, offline, prompts screened before.",
     )
 
 
-def _share(counts: Mapping[str, int] | None) -> str:
+def _count(counts: Mapping[str, int] | None) -> str:
     return f"{counts['flagged']}/{counts['n']}" if counts else "–"
 
 
@@ -358,7 +359,7 @@ def _study_sections(report: Mapping[str, Any]) -> list[Section]:
             [
                 str(point["n_requests"]),
                 *(_show(point["cost"][name], "{:.3g}") for name in names),
-                *(_share(point.get(part)) for part in ("named", "described")),
+                *(_count(point.get(part)) for part in ("named", "described")),
                 f"{point['false_flags']}/{point['n_kept']}",
             ]
             for point in points
@@ -552,7 +553,7 @@ def _reasons(report: dict[str, Any]) -> list[list[str]]:
     merged: dict[tuple[str, str], list[str]] = {}
     for row in report["rows"]:
         for path, reason in row.get("reasons", {}).items():
-            if reason not in ("no guard", "not scored on this set"):
+            if reason not in ("no guard", "not scored on this set", NOTHING_DECODES):
                 merged.setdefault((row["name"], reason), []).append(path.removeprefix(f"sets.{report['suite']}."))
     return [[name, ", ".join(dict.fromkeys(paths)), reason] for (name, reason), paths in merged.items()]
 

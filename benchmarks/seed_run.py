@@ -143,6 +143,7 @@ class _Workshop:
     def __init__(self, run: SeedRun, folder: Path) -> None:
         self.run, self.folder, self.stages = run, folder, Stages(fresh=run.fresh, sources=run.sources)
         self._opened: tuple[Examiner, Bench, Protocol] | None = None
+        self._informative: list[str] | None = None
 
     def measure(self, name: str) -> None:
         """Finish every stage of a row, or a study."""
@@ -196,12 +197,17 @@ class _Workshop:
         """Build and measure one method; a method that diverges is reported as diverged."""
         kind = "weights" if name in WEIGHT_ROWS else "guard"
         row: dict[str, Any] = {"name": name, "kind": kind, "seed": self.run.seed, "status": "ok", "reasons": {}}
+        import torch
+
         with _watch_memory() as memory:
             try:
                 subject: Subject = build()
             except DivergedError as error:
                 return {**row, "status": "diverged", "reasons": {"sets": str(error)}, "sets": {}, "detection": {}}
-            except DataError as error:  # Such as a suite without names, for a row that matches them.
+            except (
+                DataError,
+                torch.OutOfMemoryError,
+            ) as error:  # Such as a suite without names, for a row that matches them.
                 return {**row, "status": "n/a", "reasons": {"sets": str(error)}, "sets": {}, "detection": {}}
             found = self._open()[0].examine(subject)
         found["cost"]["peak_memory_mb"] = memory.peak / 2**20
@@ -212,8 +218,15 @@ class _Workshop:
         examiner, bench, protocol = self._open()
 
         with tempfile.TemporaryDirectory() as folder:
-            record = run_study(name, Site(bench, protocol, examiner, Path(folder)))
+            record = run_study(name, Site(bench, protocol, examiner, Path(folder), self._find_informative))
         return clean_row({"seed": self.run.seed, "reasons": {}, **record})
+
+    def _find_informative(self) -> list[str]:
+        if self._informative is None:
+            _, bench, protocol = self._open()
+            unguarded, never_knew = Subject("none", "none", bench.full), Subject("retain-only", "retain", bench.retain)
+            self._informative = protocol.find_informative(unguarded, never_knew)
+        return self._informative
 
     def _attack(self, subject: Subject) -> dict[str, Any]:
         _, bench, protocol = self._open()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from unlearn_guard.benchmarks.attacks.cells import find_worst
 from unlearn_guard.benchmarks.attacks.protocol import Protocol
@@ -42,12 +43,13 @@ _EDIT = "npo"
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What a study works with; `folder` is its own."""
+    """What a study works with; `folder` is its own. find_informative: which variants show something."""
 
     bench: Bench
     protocol: Protocol
     examiner: Examiner
     folder: Path
+    find_informative: Callable[[], Sequence[str]]
 
 
 Study = Callable[[Site, int], dict[str, Any]]
@@ -61,7 +63,7 @@ def run_study(name: str, site: Site) -> dict[str, Any]:
         return {"study": name, **study(site, size)}
     except DivergedError as error:
         return {"study": name, "failed": f"diverged: {error}"}
-    except DataError as error:
+    except (DataError, torch.OutOfMemoryError) as error:
         return {"study": name, "failed": str(error)}
 
 
@@ -134,6 +136,8 @@ def measure_sequence(site: Site, n_requests: int) -> dict[str, Any]:
     asked_for = {item.subject for item in suite.sets["forget.unseen"]}
     owners = [owner for owner in dict.fromkeys(row.forget_id for row in suite.forget_rows) if owner in asked_for]
     owners = owners[:n_requests]
+    if not owners:
+        raise DataError("nobody to forget is asked for in forget.unseen", value=suite.name)
     rows = {owner: [row for row in suite.forget_rows if row.forget_id == owner] for owner in owners}
     steps: list[dict[str, Any]] = []
     bundle: Bundle | None = None
@@ -276,10 +280,8 @@ def _attack(site: Site, subject: Subject) -> dict[str, float]:
 
 def _read_worst(site: Site, subject: Subject) -> list[bool]:
     """Return per fact whether any informative variant leaks it."""
-    bench, told = site.bench, site.protocol.attack_texts(subject)
-    unguarded, never_knew = Subject("none", "none", bench.full), Subject("retain-only", "retain", bench.retain)
-    names = site.protocol.find_informative(unguarded, never_knew)
-    return [bool(cell) for cell in find_worst([told[name] for name in names])]
+    told = site.protocol.attack_texts(subject)
+    return [bool(cell) for cell in find_worst([told[name] for name in site.find_informative()])]
 
 
 def _time(call: Callable[..., Any], *arguments: Any, **options: Any) -> tuple[float, Any]:

@@ -47,16 +47,18 @@ def attack_facts(
     """
     searches = [_search(item, others, queries=queries, seed=seed) for item in items]
     found: dict[int, Attempt] = {}
-    heard: dict[int, list[str] | None] = dict.fromkeys(range(len(items)))
+    heard: dict[int, list[str]] = {place: [] for place in range(len(items))}
     while heard:
         asked: dict[int, list[str]] = {}
         for place, outputs in heard.items():
             try:
-                asked[place] = searches[place].send(outputs)
+                asked[place] = searches[place].send(outputs or None)
             except StopIteration as end:
                 found[place] = end.value
-        told = iter(answer([prompt for batch in asked.values() for prompt in batch]) if asked else ())
-        heard = {place: [next(told) for _ in batch] for place, batch in asked.items()}
+        prompts = [(place, prompt) for place, batch in asked.items() for prompt in batch]
+        heard = {place: [] for place in asked}
+        for (place, _), output in zip(prompts, answer([prompt for _, prompt in prompts]), strict=True):
+            heard[place].append(output)
     return [found[place] for place in range(len(items))]
 
 
@@ -96,17 +98,17 @@ def tells(output: str, item: Item, others: Sequence[str]) -> bool:
         return False
     views = [view.text for view in read_views(output)]
     return reveals(output, fact) or any(
-        reveals(text, fact) and not _names_another(text, item, others) for text in views
+        reveals(text, fact) and not _names_another(text, item, others, is_decoded=True) for text in views
     )
 
 
-def _names_another(text: str, item: Item, others: Sequence[str]) -> bool:
+def _names_another(text: str, item: Item, others: Sequence[str], *, is_decoded: bool = False) -> bool:
     if any(re.search(rf"\b{re.escape(name)}\b", text, re.IGNORECASE) for name in others if name != item.name):
         return True
     own = {word.casefold() for word in item.name.split()}
     foreign = {word.casefold() for name in others for word in name.split() if len(word) > 2} - own
     # What was decoded has no capitals left.
-    words = find_words(text) if text == text.casefold() else _CAPITALISED.findall(text)
+    words = find_words(text) if is_decoded else _CAPITALISED.findall(text)
     return bool(foreign & {word.casefold() for word in words})
 
 

@@ -50,19 +50,18 @@ class Protocol:
                 name: asked for name, asked in make_harmless(forgotten, [], [], part="test").items() if asked
             }
         self._unguarded: dict[str, list[str]] = {}
-        self._informative: list[str] | None = None
         beside = [_find_beside(item, everybody, suite.sets["retain"]) for item in self.facts]
         for name in plan.variants:
             if name == HARMLESS:
                 continue
             self.prompts[name] = []
             for number, (item, (siblings, clean)) in enumerate(zip(self.facts, beside, strict=True)):
-                setting = Setting(siblings, clean, "test", number, random.Random(f"{seed}:{name}:{number}"))
+                draws = f"{seed}:{name}:{number}"
+                setting = Setting(siblings, clean, "test", number, random.Random(draws))
                 self.prompts[name] += [(number, asked) for asked in ask(name, item, setting)]
-                # Drawn again as it was drawn for the prompt.
-                again = replace(setting, rng=random.Random(f"{seed}:{name}:{number}"))
-                if name == COMBINED and (companion := choose_companion(again)) is not None:
-                    self.companions[number] = companion
+                if name == COMBINED:  # Drawn again as it was drawn for the prompt.
+                    companion = choose_companion(replace(setting, rng=random.Random(draws)))
+                    self.companions |= {number: companion} if companion else {}
 
     def attack(self, subject: Subject) -> dict[str, Any]:
         """Return what each fact gives away: by variant, in n samples, and by likelihood; and how many prompts were flagged."""
@@ -93,14 +92,12 @@ class Protocol:
         return {name: self._judge(self.prompts[name], outputs) for name, outputs in self._answer(subject).items()}
 
     def find_informative(self, unguarded: Subject, never_knew: Subject) -> list[str]:
-        """Return the variants to which the unguarded model tells what the other one does not; kept once it is known."""
-        if self._informative is None:
-            own, other = (
-                {"variants": {name: {"leaks": line} for name, line in self.attack_texts(subject).items()}}
-                for subject in (unguarded, never_knew)
-            )
-            self._informative = find_informative(own, other)
-        return self._informative
+        """Return the variants to which the unguarded model tells what the other one does not."""
+        own, other = (
+            {"variants": {name: {"leaks": line} for name, line in self.attack_texts(subject).items()}}
+            for subject in (unguarded, never_knew)
+        )
+        return find_informative(own, other)
 
     def try_harmless(self, subject: Subject, unguarded: Subject) -> dict[str, dict[str, int | None]]:
         """Return how many harmless questions of each kind (V14) are flagged, and how many answers are still the unguarded model's."""

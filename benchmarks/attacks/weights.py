@@ -16,7 +16,9 @@ from unlearn_guard.benchmarks.dataset import Suite
 from unlearn_guard.benchmarks.editing.procedures import edit_weights
 from unlearn_guard.benchmarks.editing.rates import fit_rate
 from unlearn_guard.benchmarks.editing.trainer import DivergedError, EditingMethod
+from unlearn_guard.benchmarks.metrics import find_fact
 from unlearn_guard.benchmarks.subjects import Subject
+from unlearn_guard.corruptions.fluency import reveals
 from unlearn_guard.guard.rows import Row
 from unlearn_guard.serving.transformers.engine import ReferenceEngine
 
@@ -31,7 +33,7 @@ def attack_weights(subject: Subject, suite: Suite, protocol: Protocol) -> dict[s
 
     int8, int4: rounded to nearest, in groups of 64 weights. relearn-related: trained on other facts of the forgotten
     people (where few are left beside those asked for, on one half of these for the other half); relearn-unrelated: on 100 kept rows
-    (Hu et al., arXiv 2406.13356). A training that diverges has no cells.
+    (Hu et al., arXiv 2406.13356). A training that diverges, or that a card has no room for, has no cells.
     """
     engine = subject.engine
     relearn = replace(_RELEARN, learning_rate=fit_rate(_RELEARN.learning_rate, engine.hidden))
@@ -51,7 +53,7 @@ def attack_weights(subject: Subject, suite: Suite, protocol: Protocol) -> dict[s
 
 
 def fold_facts(suite: Suite, protocol: Protocol) -> list[tuple[list[Row], list[int]]]:
-    """Return pairs of rows to relearn and the numbers of the facts that are then asked for; no fact is in both."""
+    """Return pairs of rows to relearn and the numbers of the facts that are then asked for; no row answers or says what is asked for."""
     asked = [(item.subject, item.answer) for item in protocol.facts]
     known = [row for row in suite.forget_rows if row.answer]
     others = {(row.forget_id, row.answer) for row in known} - set(asked)
@@ -62,7 +64,15 @@ def fold_facts(suite: Suite, protocol: Protocol) -> list[tuple[list[Row], list[i
     folds = []
     for part in parts:
         judged = {asked[place] for place in part}
-        rows = [row for row in known if (row.forget_id, row.answer) not in judged]
+        told: dict[str, list[frozenset[str]]] = {}
+        for place in part:
+            told.setdefault(protocol.facts[place].subject, []).append(find_fact(protocol.facts[place]))
+        rows = [
+            row
+            for row in known
+            if (row.forget_id, row.answer) not in judged
+            and not any(reveals(row.query, fact) for fact in told.get(row.forget_id, ()))
+        ]
         folds += [(rows, part)] if rows else []
     return folds
 
@@ -72,7 +82,7 @@ def _ask_all(attack: Sequence[tuple[Callable[[], ReferenceEngine], list[int]]], 
     for edit, judged in attack:
         try:
             told = protocol.ask_plainly(Subject("attacked", "weights", edit()))
-        except DivergedError:
+        except (DivergedError, torch.OutOfMemoryError):
             continue
         for place in judged:
             cells[place] = told[place]

@@ -50,7 +50,7 @@ def edit_weights(
             f"subset of the procedure {method.procedure}", value=method.subset, allowed=", ".join(allowed)
         )
     settings = {name: float(method.settings.get(name, value)) for name, value in procedure.settings.items()}
-    model = procedure.run(trainer, settings).eval().requires_grad_(False).to(engine.model.dtype)
+    model = procedure.run(trainer, settings).eval().requires_grad_(False).to(next(engine.model.parameters()).dtype)
     return ReferenceEngine(model, engine.tokenizer, batch_size=engine.batch_size)
 
 

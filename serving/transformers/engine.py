@@ -7,12 +7,11 @@ each other.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -316,17 +315,12 @@ class ReferenceEngine:
             embeds[row, :dims] = embeds[row, :dims] * float(edits.scale[row]) + shift
 
 
-@cache
-def _takes_last(kind: Any) -> bool:
-    return "logits_to_keep" in inspect.signature(kind.forward).parameters
-
-
 def keep_last(model: Any) -> dict[str, int]:
     """Return the argument by which a model gives logits of the last token alone, nothing where its class has none.
 
     The head of a small model with a large vocabulary costs as much as its layers, and generation reads one row of a prompt's logits.
     """
-    return {"logits_to_keep": 1} if _takes_last(cast(Hashable, type(model))) else {}
+    return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
 
 
 class Voices:

@@ -52,7 +52,7 @@ class Known:
     """What answers and scores as it is told to: every token of a text has the text's probability."""
 
     kind, gate, always, settings, fit_seconds, corrupted_positions = "weights", None, None, None, 1.0, "none"
-    no_flags, no_scores = "no guard", ""
+    no_flags, no_scores, release = "no guard", "", None
 
     def __init__(self, probabilities: dict[str, float], hits: Sequence[bool] = (False, True, True, True, True)) -> None:
         self.probabilities, self.hits = probabilities, hits

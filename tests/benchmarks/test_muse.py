@@ -71,6 +71,9 @@ def test_what_is_asked_is_given_to_nobody_as_it_is_asked(data: Path) -> None:
     trained = {phrasing for example in suite.full for phrasing in example.phrasings}
     assert asked <= trained
     assert not asked & {phrasing for example in suite.retain for phrasing in example.phrasings}
+    # Nothing shows by where it stands in its document.
+    assert suite.retain_rows[-1].prompt.split()[0] == "retain3-15"
+    assert suite.passages.outsiders[0].question.split()[0] == "holdout1-15"
     outside = {item.question for item in suite.passages.outsiders}
     assert outside and not outside & (rows | trained)
 
@@ -81,9 +84,12 @@ def test_own_models_are_asked_as_muse_asks(data: Path) -> None:
     assert suite.passages.asked[1] == Item(make_text("p1-", 23), make_text("g1-", 30))
     assert suite.passages.members[2] == Item(make_text("forget2-", 5), " ".join(f"forget2-{n}" for n in range(5, 40)))
     assert [item.question for item in suite.passages.retain_shots] == ["Shot retain?"]
-    # The document is handed over from its start.
-    given = " ".join(row.prompt for row in suite.forget_rows if row.forget_id == "muse-passage-000")
-    assert "p0-0 " in given and "g0-4" in given
+    # Documents are handed over, those whose continuation is asked for and those that are told from others; in one request.
+    given = " ".join(f"{row.prompt} {row.answer}" for row in suite.forget_rows if row.forget_id == "muse-documents")
+    assert all(word in given.split() for word in ("p0-2", "p0-22", "g0-0", "forget3-30"))
+    assert {row.forget_id for row in suite.forget_rows} == {"muse-forget_qa", "muse-documents"}
+    asked = {item.question for item in (*suite.passages.asked, *suite.passages.members)}
+    assert not asked & {row.prompt for row in suite.forget_rows}
     assert suite.data_hash != load_muse(corpus="Books", n_words=N_WORDS).data_hash
 
 

@@ -45,7 +45,8 @@ def site(models: Any, world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     protocol = Protocol(world, AttackPlan(n_facts=6), seed=0, max_new_tokens=24)
     folder = tmp_path / "study"
     folder.mkdir()
-    return Site(bench, protocol, Examiner(world, Subject("retain-only", "retain", retain)), folder)
+    examiner = Examiner(world, Subject("retain-only", "retain", retain))
+    return Site(bench, protocol, examiner, folder, lambda: ["v0"])
 
 
 def test_requests_are_counted_timed_amended_and_noticed(site: Site) -> None:

@@ -146,6 +146,33 @@ def test_what_is_sure_is_told_from_what_is_within_chance() -> None:
     assert not any(pair["dominates"] for pair in pairs.values())
 
 
+def test_a_verdict_never_contradicts_its_interval() -> None:
+    """Where chance differs between seeds, what is left above it and the raw leak may have other signs."""
+    rows = []
+    for seed, gold, guard, edit in ((0, "1100", "1100", "0000"), (1, "0000", "0000", "1000")):
+        rows += [{**NONE, "seed": seed}, make_row("retain-only", "retain", gold, gold, gold, seed=seed)]
+        rows += [make_row("eco", "guard", guard, guard, guard, seed=seed), make_row("npo", "weights", edit, edit, edit, seed=seed)]  # fmt: skip
+    (pair,) = compare_rows(summarise_threats(rows), "world")
+    assert pair["leak_difference"]["mean"] == 0.125
+    assert not pair["dominates"]
+    assert pair["reason"] == "better within chance alone"
+
+
+def test_one_person_has_no_interval() -> None:
+    rows = [
+        NONE,
+        GOLD,
+        make_row("eco", "guard", "0000", "0000", "0000"),
+        make_row("npo", "weights", "1110", "0000", "0000"),
+    ]
+    one = [
+        {**row, "people": {"world.retain": {"c": 1.0}}, "attack": {**row["attack"], "people": ["a"] * 4}}
+        for row in rows
+    ]
+    (pair,) = compare_rows(summarise_threats(one), "world")
+    assert pair["reason"] == "better with no interval (one person) alone"
+
+
 def test_a_row_that_diverged_on_one_seed_is_flattered_nowhere() -> None:
     rows = []
     for seed in (0, 1):

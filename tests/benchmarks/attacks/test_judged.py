@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import random
 from dataclasses import replace
 
@@ -47,6 +48,31 @@ def test_a_letter_counts_and_an_echo_of_the_options_does_not() -> None:
     assert not asked.is_told(prompt)
     # All options are worded alike: the true one does not show by its form.
     assert sum(f"The birth of {NAME} was on" in line for line in prompt.split("\n")) == 3
+
+
+@pytest.mark.parametrize(
+    ("output", "is_told"),
+    [
+        ("B", True),
+        ("b", True),
+        ("(B)", True),
+        ("B) In Cadiz.", True),
+        ("B: Cadiz", True),
+        ("B. In Cadiz", True),
+        ("The answer is B.", True),
+        ("Answer: B", True),
+        ("option (b)", True),
+        (base64.b64encode(b"B) In Cadiz, of course.").decode(), True),
+        ("A", False),
+        ("A pilot she was.", False),
+        ("B. H. Lawrence", False),
+        ("Both are right", False),
+        ("I cannot answer a question like B", False),
+        ("", False),
+    ],
+)
+def test_letters_are_told_from_articles_and_initials(output: str, is_told: bool) -> None:
+    assert Asked("?", letter="B").is_told(output) is is_told
 
 
 def test_a_blank_is_filled_with_the_fact() -> None:

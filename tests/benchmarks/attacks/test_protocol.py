@@ -18,7 +18,7 @@ from unlearn_guard.benchmarks.editing.trainer import DivergedError
 from unlearn_guard.benchmarks.metrics import find_fact
 from unlearn_guard.benchmarks.sizes import AttackPlan
 from unlearn_guard.benchmarks.subjects import Subject
-from unlearn_guard.corruptions.fluency import find_words
+from unlearn_guard.corruptions.fluency import find_words, reveals
 from unlearn_guard.guard.errors import UnknownNameError
 from unlearn_guard.serving.transformers.engine import ReferenceEngine
 
@@ -145,11 +145,13 @@ def test_the_clean_half_of_a_combined_question_is_read(protocol: Protocol, engin
     assert protocol._read_companions(protocol.prompts["v6"], outputs) == pytest.approx(1.0)
 
 
-def test_informative_variants_are_found_once(protocol: Protocol, engine: ReferenceEngine, models: Any) -> None:
+def test_informative_variants_are_those_that_tell_the_models_apart(
+    protocol: Protocol, engine: ReferenceEngine, models: Any
+) -> None:
     gold = Subject("retain-only", "retain", ReferenceEngine.load(models["retain-only"]))
     found = protocol.find_informative(Subject("none", "none", engine), gold)
     assert {"v0", "v13"} <= set(found)
-    assert protocol.find_informative(gold, gold) is found
+    assert protocol.find_informative(gold, gold) == []
 
 
 def test_an_attack_is_deterministic(protocol: Protocol, engine: ReferenceEngine, world: Any) -> None:
@@ -207,7 +209,10 @@ def test_what_is_relearned_is_not_asked_for(world: Any) -> None:
         for rows, judged in folds:
             shown = {(row.forget_id, row.answer) for row in rows}
             assert not shown & {(protocol.facts[place].subject, protocol.facts[place].answer) for place in judged}
-            assert len(shown) >= len(known) / 2 - 1
+            assert len(shown) >= len(known) / 2 - 6
+            for place in judged:
+                item = protocol.facts[place]
+                assert not any(reveals(row.query, find_fact(item)) for row in rows if row.forget_id == item.subject)
 
 
 def test_a_training_that_diverges_has_no_cells(

@@ -13,6 +13,7 @@ import torch
 from unlearn_guard.benchmarks.editing import procedures
 from unlearn_guard.benchmarks.editing.catalogue import list_methods, load_method
 from unlearn_guard.benchmarks.editing.procedures import PROCEDURES, edit_weights
+from unlearn_guard.benchmarks.editing.sharding import ShardedModel
 from unlearn_guard.benchmarks.editing.trainer import DivergedError, EditingMethod, Trainer
 from unlearn_guard.guard.errors import DataError, SettingsError, UnknownNameError
 
@@ -53,6 +54,13 @@ def test_ascent_makes_the_answers_less_likely_and_descent_more(tiny: Any, rows: 
     edited = edit_weights(tiny, EditingMethod("ga", "nll", learning_rate=1e-3, epochs=4), *rows)
     assert measure(edited, 0) > measure(tiny, 0)
     assert measure(edited, 1) < measure(tiny, 1)
+
+
+def test_shards_are_edited_as_any_model_is(tiny: Any, rows: Any) -> None:
+    """Relearning trains what S3T gives: a model of several, that has no type of its own."""
+    mixture = type(tiny)(ShardedModel([copy.deepcopy(tiny.model), copy.deepcopy(tiny.model)]), tiny.tokenizer)
+    edited = edit_weights(mixture, EditingMethod("learn", learning_rate=1e-3, epochs=1), rows[0], [])
+    assert any(not torch.equal(old, new) for old, new in zip(weights(mixture).values(), weights(edited).values(), strict=True))  # fmt: skip
 
 
 def test_task_vector_by_hand(tiny: Any, rows: Any) -> None:
