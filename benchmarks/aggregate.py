@@ -13,8 +13,9 @@ from unlearn_guard.benchmarks.privacy import score_privacy
 from unlearn_guard.benchmarks.threats import NEVER_KNEW, REFERENCES_MISSING, UNGUARDED
 
 _ATTACKS = ("loss", "zlib", "min_k", "min_k_plus")
-_FAIR = 0.15
-"""How far from 0.5 the AUC of the retain-only model may be: beyond it an attack tells the two groups apart by something else than training."""
+_FAIR = 0.25
+"""How far from 0.5 the AUC of the retain-only model may be: half of the way to certainty. Beyond it an attack tells the two groups apart by
+something else than training; nearer to 0.5 a handful of people deviate by chance."""
 
 
 def aggregate_rows(rows: Sequence[dict[str, Any]], suite: str) -> list[dict[str, Any]]:

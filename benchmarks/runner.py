@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearn_guard.benchmarks.aggregate import aggregate_rows
+from unlearn_guard.benchmarks.comparison import read_report
 from unlearn_guard.benchmarks.dataset import Suite
 from unlearn_guard.benchmarks.dominance import compare_rows
 from unlearn_guard.benchmarks.environment import describe_environment
@@ -23,7 +24,7 @@ from unlearn_guard.benchmarks.threats import summarise_threats
 from unlearn_guard.benchmarks.tofu import load_tofu
 from unlearn_guard.benchmarks.training import Recipe
 from unlearn_guard.benchmarks.world import make_world
-from unlearn_guard.guard.errors import DependencyError, SettingsError
+from unlearn_guard.guard.errors import DataError, DependencyError, SettingsError
 
 _LOADERS: dict[str, tuple[str, Callable[..., Suite]]] = {
     "world": ("world", make_world),
@@ -37,6 +38,8 @@ _LOADERS: dict[str, tuple[str, Callable[..., Suite]]] = {
     "muse": ("rows", load_muse),
 }
 """By suite: which of its sizes say what is in it, and what loads it. Their finished rows are kept."""
+_DERIVED = ("threats", "aggregate")
+"""What of a row follows from others beside it."""
 
 
 def load_suite(name: str, sizes: dict[str, Any], seed: int, *, own_models: bool = False) -> Suite:
@@ -124,7 +127,6 @@ def run_bench(
         measured, records = run.measure(names, [] if rows else studies, workers=workers)
         rows += measured
         studied += records
-    rows = aggregate_rows(summarise_threats(rows), suite)
     report = {
         "schema_version": SCHEMA_VERSION,
         "suite": suite,
@@ -135,10 +137,32 @@ def run_bench(
         "config_hash": hash_content({"sizes": sizes, "methods": names, "models": models, "edited": edited}),
         "data_hash": hash_content(data_hashes),
         "attack": attack.model_dump(),
-        "rows": rows,
-        "comparisons": compare_rows(rows, suite),
+        **derive(rows, suite),
         "studies": studied,
     }
+    write_report(report, out)
+    return report
+
+
+def derive(rows: Sequence[dict[str, Any]], suite: str) -> dict[str, Any]:
+    """Return rows with what follows from others beside them, and the comparisons of guards with edited weights."""
+    plain = [
+        {**row, "reasons": {path: why for path, why in row["reasons"].items() if path.split(".")[0] not in _DERIVED}}
+        for row in rows
+    ]
+    derived = aggregate_rows(summarise_threats(plain), suite)
+    return {"rows": derived, "comparisons": compare_rows(derived, suite)}
+
+
+def render_report(path: Path, out: Path) -> dict[str, Any]:
+    """Write a report again from the JSON of an earlier one, what is derived by today's rules; return it.
+
+    Raises DataError for a file that is no report, or one without answers to compare.
+    """
+    report = read_report(path)
+    if report["suite"] not in _LOADERS:
+        raise DataError("a report of another kind", value=report["suite"], allowed=", ".join(_LOADERS))
+    report |= derive(report["rows"], report["suite"])
     write_report(report, out)
     return report
 
@@ -172,4 +196,4 @@ def _run_detection(
     return report
 
 
-__all__ = ["load_suite", "run_bench"]
+__all__ = ["derive", "load_suite", "render_report", "run_bench"]

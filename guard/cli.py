@@ -597,6 +597,20 @@ def compare(
 
 
 @bench_app.command()
+def render(
+    report: Annotated[Path, typer.Argument(help="A report's JSON file.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write it; none: over the old one.")] = None,
+) -> None:
+    """Write a report's Markdown and HTML again from its JSON, verdicts by today's rules; nothing is measured."""
+    from unlearn_guard.benchmarks.report import summarise
+    from unlearn_guard.benchmarks.runner import render_report
+
+    written = render_report(report, out or report)
+    for line in summarise(written):
+        console.print(f"  {line}", highlight=False, soft_wrap=True)
+
+
+@bench_app.command()
 def leaderboard(
     results: Annotated[Path, typer.Option(help="Folder of reports.")] = Path("docs/results"),
     out: Annotated[Path, typer.Option(help="Where to write the page.")] = Path("docs/leaderboard.md"),

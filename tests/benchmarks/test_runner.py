@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from unlearn_guard.benchmarks import seed_run
 from unlearn_guard.benchmarks.attacks.protocol import Protocol
 from unlearn_guard.benchmarks.comparison import compare_reports
+from unlearn_guard.benchmarks.environment import describe_environment
 from unlearn_guard.benchmarks.fitted import Bundles
-from unlearn_guard.benchmarks.runner import run_bench
+from unlearn_guard.benchmarks.report import write_report
+from unlearn_guard.benchmarks.runner import derive, render_report, run_bench
 from unlearn_guard.benchmarks.seed_run import SeedRun
 from unlearn_guard.benchmarks.sizes import AttackPlan
 from unlearn_guard.benchmarks.training import Recipe
+from unlearn_guard.guard.cli import app
 from unlearn_guard.guard.errors import DataError, SettingsError, UnknownNameError
 
 PLAN = AttackPlan(n_facts=4, variants=("v0",), n_samples=2)
@@ -109,6 +113,25 @@ def test_a_damaged_stage_says_what_to_do(
         make_run(world, models).measure(["none"])
     rows, _ = make_run(world, models, fresh=True).measure(["none"])
     assert json.loads(file.read_text())["result"] == rows[0]["attack"]
+
+
+def test_a_report_is_written_again_from_its_json_alone(
+    world: Any, models: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("UNLEARN_GUARD_CACHE", str(tmp_path / "cache"))
+    rows, _ = make_run(world, models).measure(["none", "retain-only", "name-match"])
+    whole = {"schema_version": 1, "suite": "world", "profile": "small", "environment": describe_environment(), "config_hash": "c", "data_hash": "d", "attack": PLAN.model_dump(), **derive(rows, "world"), "studies": []}  # fmt: skip
+    first, again = tmp_path / "first.json", tmp_path / "again.json"
+    write_report(whole, first)
+    stale = {**whole, "comparisons": [], "rows": [{**row, "threats": None, "reasons": {**row["reasons"], "threats": "old"}} for row in whole["rows"]]}  # fmt: skip
+    write_report(stale, tmp_path / "stale.json")
+    result = CliRunner().invoke(app, ["bench", "render", str(tmp_path / "stale.json"), "--out", str(again)])
+    assert result.exit_code == 0, result.output
+    assert json.loads(again.read_text()) == json.loads(first.read_text())
+    assert again.with_suffix(".md").read_text() == first.with_suffix(".md").read_text()
+    (tmp_path / "other.json").write_text('{"suite": "skills", "rows": []}')
+    with pytest.raises(DataError, match="a report of another kind"):
+        render_report(tmp_path / "other.json", again)
 
 
 @pytest.mark.parametrize(
