@@ -63,20 +63,23 @@ def run_bench(
     fresh: bool = False,
     workers: int = 1,
     edited: dict[str, Path] | None = None,
+    studies: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Measure methods and write `out` (JSON, schema 1), with Markdown and HTML beside it; return the report.
 
     `models` names the user's own `full` and `retain-only` models; without them both are trained. `own_rows` names the
     user's own `forget` and `clean` rows, for the suite `detection`. `targets` are what the suite `skills` forgets. Models
     run on `device`; other than on a CPU they are the user's own, but for `skills`. `edited` are checkpoints that somebody else has edited, by
-    the names of their rows. `fresh` measures again what an earlier run has finished; rows are measured in up to two `workers`.
+    the names of their rows. `studies` are measured beside the rows; without them the profile's, where no methods are named. `fresh` measures again what an earlier run has finished; rows are measured in up to two `workers`.
     """
     if suite != "skills" and targets:
         raise SettingsError("--targets", value=suite, allowed="with --suite skills")
     if suite != "skills" and models is None and (device != "cpu" or edited):
         raise SettingsError("--device cuda and --edited", value=suite, allowed="with --model and --retain-model")
-    if (fresh or edited) and suite not in _LOADERS:
-        raise SettingsError("--fresh and --edited", value=suite, allowed=f"with --suite {' or '.join(_LOADERS)}")
+    if (fresh or edited or studies) and suite not in _LOADERS:
+        raise SettingsError(
+            "--fresh, --edited and --studies", value=suite, allowed=f"with --suite {' or '.join(_LOADERS)}"
+        )
     if taken := [name for name in edited or {} if name in SUBJECTS]:
         raise SettingsError("name of an edited checkpoint", value=taken[0], allowed="one that no row has")
     sizes = load_profile(suite, profile)
@@ -104,6 +107,14 @@ def run_bench(
     names = list(methods or sizes["methods"] or [name for name in SUBJECTS if models is None or name not in NEEDS])
     if models is not None and (needy := [name for name in names if name in NEEDS]):
         raise SettingsError("row", value=needy[0], allowed="where the benchmark trains the models itself")
+    if studies is None:  # Named rows are asked for alone; the user's own models have no twin to upgrade to.
+        studies = [
+            name for name in sizes["studies"] if not methods and (models is None or f"study:{name}" not in NEEDS)
+        ]
+    for name in studies:
+        read_study(name)
+        if models is not None and f"study:{name}" in NEEDS:
+            raise SettingsError("study", value=name, allowed="where the benchmark trains the models itself")
     names += edited or {}
     for path in (*(models or {}).values(), *(edited or {}).values()):
         _check_model(path)
@@ -111,10 +122,6 @@ def run_bench(
         if name not in (edited or {}):
             SUBJECTS[name]  # An unknown name must not surface after minutes of training.
     attack = AttackPlan(**sizes["attack"])
-    # Named rows are asked for alone; the user's own models have no twin to upgrade to.
-    studies = [name for name in sizes["studies"] if not methods and (models is None or f"study:{name}" not in NEEDS)]
-    for name in studies:
-        read_study(name)
     rows: list[dict[str, Any]] = []
     studied: list[dict[str, Any]] = []
     data_hashes = []

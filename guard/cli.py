@@ -499,6 +499,10 @@ def bench(
     suite: Annotated[str, typer.Option(help="What is forgotten: docs/benchmark.md lists the suites.")] = "world",
     profile: Annotated[str, typer.Option(help="smoke, small, full or paper; detection also dev.")] = "small",
     methods: Annotated[str | None, typer.Option(help="Comma-separated rows; none: all.")] = None,
+    studies: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated, as requests-100; none: the profile's, where no methods are named."),
+    ] = None,
     seeds: Annotated[str | None, typer.Option(help="Comma-separated seeds; none: the profile's.")] = None,
     out: Annotated[Path, typer.Option(help="Where to write the report, Markdown and HTML beside it.")] = Path(
         "out/bench/report.json"
@@ -534,6 +538,7 @@ def bench(
         suite=suite,
         profile=profile,
         methods=_read_names(methods),
+        studies=_read_names(studies),
         seeds=_read_seeds(seeds),
         out=out,
         models=_read_models(suite, model, retain_model),

@@ -320,7 +320,11 @@ def keep_last(model: Any) -> dict[str, int]:
 
     The head of a small model with a large vocabulary costs as much as its layers, and generation reads one row of a prompt's logits.
     """
-    return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(getattr(model, "forward", model)).parameters else {}
+    return (
+        {"logits_to_keep": 1}
+        if "logits_to_keep" in inspect.signature(getattr(model, "forward", model)).parameters
+        else {}
+    )
 
 
 class Voices:
