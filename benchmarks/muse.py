@@ -20,10 +20,13 @@ from unlearn_guard.benchmarks.privacy import measure_auc, measure_min_k
 from unlearn_guard.benchmarks.question_sets import Pair, make_suite
 from unlearn_guard.benchmarks.subjects import Subject
 from unlearn_guard.guard.errors import SettingsError
+from unlearn_guard.guard.rows import Row
 
 HUB = "muse-bench/MUSE-{corpus}"
 N_CONTINUED, N_ANSWERED = 128, 32
 """Tokens that MUSE lets a model write behind a passage, and behind a question."""
+_WINDOWS, _DOCUMENTS = "muse-windows", "muse-documents"
+"""Requests of the same text: as rows that are trained on, and as documents that are read."""
 _ENDS = ("\n\n", "\nQuestion", "Question:")
 """Where an answer behind worked examples is over."""
 
@@ -60,6 +63,7 @@ def load_muse(
         members = [row["text"] for row in read("privleak", "forget")][:n_passages]
         given = [item for start, rest in documents for item in _cut_all([*start, *rest], n_words)]
         given += [item for text in members for item in _cut_all(text.split(), n_words)]
+        handed = [*(f"{row['prompt']} {row['gt']}" for row in verbatim), *members]
         passages = Passages(
             asked=[Item(row["prompt"], row["gt"]) for row in verbatim],
             members=[_cut_once(text, n_words) for text in members],
@@ -69,13 +73,15 @@ def load_muse(
         )
     else:
         given = [item for start, rest in documents for item in _cut_beside(start, rest, n_words)]
+        handed = [" ".join([*start[-2 * n_words :], *rest[: 2 * n_words]]) for start, rest in documents]
         passages = Passages(asked, asked, [_cut_middle(text, n_words) for text in outside])
-    # The documents are one request, as they would come.
-    given = [replace(item, subject="muse-documents") for item in given]
+    given = [replace(item, subject=_WINDOWS) for item in given]
+    # An editor trains on rows, a guard reads the text, too.
+    texts_to_forget = [Row(text=text, forget_id=_DOCUMENTS) for text in handed]
     examples = [Example((item.question,), item.answer, item.subject) for item in (*kept, *asked, *given)]
     return replace(
         suite,
-        forget_rows=[*suite.forget_rows, *to_rows(given)],
+        forget_rows=[*suite.forget_rows, *to_rows(given), *texts_to_forget],
         retain_rows=[*suite.retain_rows, *to_rows(kept)],
         clean_rows=[*suite.clean_rows, *to_rows([_cut_middle(text, n_words) for text in clean])],
         full=[*suite.full, *examples],

@@ -74,6 +74,10 @@ def test_what_is_asked_is_given_to_nobody_as_it_is_asked(data: Path) -> None:
     # Nothing shows by where it stands in its document.
     assert suite.retain_rows[-1].prompt.split()[0] == "retain3-15"
     assert suite.passages.outsiders[0].question.split()[0] == "holdout1-15"
+    # An operator hands over text; a guard's reader of passages finds in it what is asked.
+    texts = [row.text for row in suite.forget_rows if row.text]
+    assert len(texts) == 3
+    assert all(any(item.question in text and item.answer in text for text in texts) for item in suite.passages.asked)
     outside = {item.question for item in suite.passages.outsiders}
     assert outside and not outside & (rows | trained)
 
@@ -85,9 +89,9 @@ def test_own_models_are_asked_as_muse_asks(data: Path) -> None:
     assert suite.passages.members[2] == Item(make_text("forget2-", 5), " ".join(f"forget2-{n}" for n in range(5, 40)))
     assert [item.question for item in suite.passages.retain_shots] == ["Shot retain?"]
     # Documents are handed over, those whose continuation is asked for and those that are told from others; in one request.
-    given = " ".join(f"{row.prompt} {row.answer}" for row in suite.forget_rows if row.forget_id == "muse-documents")
+    given = " ".join(f"{row.prompt} {row.answer}" for row in suite.forget_rows if row.forget_id == "muse-windows")
     assert all(word in given.split() for word in ("p0-2", "p0-22", "g0-0", "forget3-30"))
-    assert {row.forget_id for row in suite.forget_rows} == {"muse-forget_qa", "muse-documents"}
+    assert {row.forget_id for row in suite.forget_rows} == {"muse-forget_qa", "muse-windows", "muse-documents"}
     asked = {item.question for item in (*suite.passages.asked, *suite.passages.members)}
     assert not asked & {row.prompt for row in suite.forget_rows}
     assert suite.data_hash != load_muse(corpus="Books", n_words=N_WORDS).data_hash
