@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from unlearn_guard.benchmarks.attacks.adaptive import Attempt, count_leaks
 from unlearn_guard.benchmarks.dominance import find_diverged, find_front, is_comparable, measure_trade
 
 COLORS = {"guard": "#2458d3", "weights": "#c0392b", "none": "#5c6577", "retain": "#1a7f47"}
@@ -99,10 +100,8 @@ def plot_queries(report: Mapping[str, Any]) -> str | None:
         return None
     figure, axes = make_figure(7.4, 4.2)
     for name, rows in groups.items():
-        needed = [each for row in rows for each in row["adaptive"]["needed"]]
-        ends = sorted(each for each in needed if each is not None)
-        curve = [(0, 0.0), *((end, (place + 1) / len(needed)) for place, end in enumerate(ends))]
-        curve.append((rows[0]["adaptive"]["queries"], len(ends) / len(needed)))
+        attempts = [Attempt("", each) for row in rows for each in row["adaptive"]["needed"]]
+        curve = count_leaks(attempts, queries=rows[0]["adaptive"]["queries"])
         is_named = rows[0]["kind"] != "weights"
         axes.plot(
             *zip(*curve, strict=True),

@@ -342,7 +342,7 @@ def _cost_section(report: Mapping[str, Any]) -> Section:
         "Cost",
         ["method", "seed", *(title for title, _ in forms.values())],
         lines,
-        "On this machine, beside other rows. decode: seconds per generated token on kept questions, side by side with an unguarded model of the same size; "
+        "On this machine, beside other rows. decode: seconds per token that leaves, on kept questions, side by side with an unguarded model of the same size; "
         "batched, offline, prompts screened before.",
     )
 

@@ -204,10 +204,8 @@ class _Workshop:
                 subject: Subject = build()
             except DivergedError as error:
                 return {**row, "status": "diverged", "reasons": {"sets": str(error)}, "sets": {}, "detection": {}}
-            except (
-                DataError,
-                torch.OutOfMemoryError,
-            ) as error:  # Such as a suite without names, for a row that matches them.
+            # Such as a suite without names, for a row that matches them; or a model that leaves no room for its edit.
+            except (DataError, torch.OutOfMemoryError) as error:
                 return {**row, "status": "n/a", "reasons": {"sets": str(error)}, "sets": {}, "detection": {}}
             found = self._open()[0].examine(subject)
         found["cost"]["peak_memory_mb"] = memory.peak / 2**20

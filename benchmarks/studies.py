@@ -105,7 +105,7 @@ def measure_requests(site: Site, n_requests: int) -> dict[str, Any]:
     guard = Guard.load(bundle.path)
     kept = [item.question for item in suite.sets["retain"]]
     asked = [own[0] for _, own in inside]
-    flags = [guard.screen([row.query])[0].flagged for row in asked]
+    flags = [verdict.flagged for verdict in guard.screen([row.query for row in asked])]
     named = [any(alias.casefold() in row.query.casefold() for alias in row.aliases) for row in asked]
     seconds = [_time(guard.screen, [question])[0] for question in kept[:_N_TIMED]]
     return {
