@@ -241,12 +241,23 @@ def find_profile(text: str) -> frozenset[str]:
 
 
 def differs(described: frozenset[str], profile: frozenset[str]) -> bool:
-    """Return whether a description is of somebody else: of another century, or with nothing in common."""
-    if not described or not profile:
-        return False
-    times = {word for word in described if word.startswith("century ")}
-    known = {word for word in profile if word.startswith("century ")}
-    return bool(times and known and not times & known) or not described & profile
+    """Return whether a description is of somebody else: of another century, or with nothing in common.
+
+    Only kinds that both sides have are compared: rows that name no profession do not say that somebody is no biologist.
+    """
+    said, known = _sort_by_kind(described), _sort_by_kind(profile)
+    both = said.keys() & known.keys()
+    agreeing = {kind for kind in both if said[kind] & known[kind]}
+    return bool("time" in both - agreeing or (both and not agreeing))
+
+
+def _sort_by_kind(descriptions: frozenset[str]) -> dict[str, set[str]]:
+    """Return descriptions by what they say: when somebody lived, where, what they do."""
+    found: dict[str, set[str]] = {}
+    for word in descriptions:
+        is_time = word.startswith("century ") or _MEDIEVAL.fullmatch(word)
+        found.setdefault("time" if is_time else "place" if word in _COUNTRIES else "trade", set()).add(word)
+    return found
 
 
 def find_descriptions(text: str) -> frozenset[str]:

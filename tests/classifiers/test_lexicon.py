@@ -103,7 +103,12 @@ def test_year_tells_a_century_in_a_profile_only() -> None:
     [
         ({"plumber"}, {"author"}, True),
         ({"author"}, {"author"}, False),
-        ({"author", "ohio"}, {"author"}, False),
+        ({"author", "denmark"}, {"author"}, False),
+        ({"biologist"}, {"denmark", "century 20"}, False),
+        ({"biologist", "france"}, {"denmark"}, True),
+        ({"biologist", "denmark"}, {"denmark"}, False),
+        ({"medieval"}, {"author", "denmark"}, False),
+        ({"medieval"}, {"author", "century 20"}, True),
         ({"author", "century 17"}, {"author", "century 20"}, True),
         ({"author", "century 17"}, {"author"}, False),
         ({"century 20"}, {"author", "century 20"}, False),
