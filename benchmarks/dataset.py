@@ -60,6 +60,15 @@ class Passages:
 
 
 @dataclass(frozen=True, slots=True)
+class Sequel:
+    """One of a suite's own forget requests that come one after another: its rows, and what is asked of it."""
+
+    owner: str
+    rows: list[Row]
+    asked: list[Item]
+
+
+@dataclass(frozen=True, slots=True)
 class Suite:
     """Sets of questions by name, and what models and guards may see.
 
@@ -80,6 +89,8 @@ class Suite:
     """Texts of no training that tokenizers are made from, too: else names of people in no training are cut into more pieces than those of
     people in it, and the number of pieces alone tells them apart."""
     passages: Passages | None = None
+    sequels: list[Sequel] = field(default_factory=list)
+    """Forget requests beside `forget_rows`, for studies of more and more requests; empty where the people to forget are taken one by one."""
 
     @property
     def data_hash(self) -> str:
@@ -92,6 +103,8 @@ class Suite:
         }
         if self.passages is not None:
             content["passages"] = asdict(self.passages)
+        if self.sequels:
+            content["sequels"] = [asdict(sequel) for sequel in self.sequels]
         return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=True).encode()).hexdigest()[:16]
 
 

@@ -14,6 +14,7 @@ from filelock import FileLock
 from unlearn_guard.benchmarks.dataset import Suite
 from unlearn_guard.guard.bundle import Bundle, write_atomic
 from unlearn_guard.guard.compose import fit
+from unlearn_guard.guard.errors import UnknownNameError
 
 UPSTREAM: dict[str, str | float] = {
     "assistants": "one",
@@ -40,6 +41,12 @@ _FIXED: dict[str, dict[str, Any]] = {
     "key-space": {"interventions": ("refusal",), "key_space": True},
 }
 """Bundles without assistants."""
+_ASSISTED = ("ours", "paper", "upstream", "each", "max")
+
+
+def list_bundles() -> list[str]:
+    """Return the kinds of bundles that rows can ask for."""
+    return [*_FIXED, *_ASSISTED]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +69,12 @@ class Bundles:
         self.suite, self.model, self.folder, self.seed, self.uld, self.device = suite, model, folder, seed, uld, device
 
     def fit(self, kind: str) -> Fit:
-        """Return a bundle: one of those without assistants, or settings of assistants (`choose_assistants`)."""
+        """Return a bundle: one of those without assistants, or settings of assistants (`choose_assistants`).
+
+        Raises UnknownNameError for a kind that is none.
+        """
+        if kind not in list_bundles():
+            raise UnknownNameError("kind of bundle", kind, list_bundles())
         record = self.folder / f"{kind}.json"
         with FileLock(self.folder / f"{kind}.lock"):
             if not record.is_file():

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from functools import partial
 
 import numpy as np
 
 from unlearn_guard.benchmarks.attacks.variants import Prompt
 from unlearn_guard.benchmarks.dataset import Suite
+from unlearn_guard.benchmarks.guard_catalogue import GuardFile, list_guards, load_guard
 from unlearn_guard.benchmarks.subjects import SUBJECTS, Bench, Build, Release, Subject
 from unlearn_guard.classifiers.encoder import OnnxEncoder
 from unlearn_guard.classifiers.export import DEFAULT_ENCODER, export_encoder
@@ -21,22 +22,25 @@ from unlearn_guard.corruptions.refusal import DEFAULT_TEXT
 from unlearn_guard.guard.bundle import Bundle
 from unlearn_guard.guard.compose import load_planner
 from unlearn_guard.guard.conversation import read_messages
+from unlearn_guard.guard.registry import Registry
 from unlearn_guard.guard.screening import Guard
 from unlearn_guard.guard.stamp import Stamp
 from unlearn_guard.guard.verdict import Verdict
 from unlearn_guard.guard.watching import AnswerWatch
 from unlearn_guard.serving.transformers.engine import GuardedModel, ReferenceEngine, open_assistants
 
-_REFUSED = "a refusal replaces the answer: it has no likelihood under the served policy"
+Procedure = Callable[[str, GuardFile, Bench], Subject]
+PROCEDURES: Registry[Procedure] = Registry("procedure of a guard row")
+"""What builds the rows of a file's `procedure`, given the row's name, its file and what it is built from."""
 _ALL = Verdict(True, (), 0.0, 0.0, "fused")
 """What an ungated row takes every question for."""
 
 
-def _open(bench: Bench, kind: str, intervention: str) -> tuple[Bundle, Planner, float]:
+def _open(bench: Bench, file: GuardFile) -> tuple[Bundle, Planner, float]:
     """Return a fitted bundle, read again so that no row changes another's settings, its planner, and its fit seconds."""
-    fitted = bench.bundles.fit(kind)
+    fitted = bench.bundles.fit(file.bundle)
     bundle = Bundle.load(fitted.bundle.path)
-    planner = load_planner(bundle, bench.full.tokenizer, bench.full.end_token, intervention=intervention)
+    planner = load_planner(bundle, bench.full.tokenizer, bench.full.end_token, intervention=file.intervention)
     return bundle, planner, fitted.seconds
 
 
@@ -48,56 +52,28 @@ def guard_engine(plain: ReferenceEngine, bundle: Bundle, planner: Planner) -> Gu
     return GuardedModel(engine, Guard.load(bundle.path), planner)
 
 
-def _guard(name: str, intervention: str, *, kind: str = "eco", **options: Any) -> Build:
-    """Return what builds a row with one intervention behind a bundle's classifier."""
-
-    def build(bench: Bench) -> Subject:
-        bundle, planner, seconds = _open(bench, kind, intervention)
-        model = guard_engine(bench.full, bundle, planner)
-        positions = options.get("corrupted_positions", "none")
-        if intervention == "eco":
-            positions = f"prompt ({bundle.manifest.interventions['eco']['mask']})"
-        return Subject(name, "guard", model.engine, model, seconds, **{**options, "corrupted_positions": positions})
-
-    return build
-
-
-SUBJECTS.register("name-match")(_guard("name-match", "refusal", kind="name-match", no_scores=_REFUSED))
-SUBJECTS.register("refusal")(_guard("refusal", "refusal", no_scores=_REFUSED))
-SUBJECTS.register("prompting")(
-    _guard("prompting", "prompting", corrupted_positions="none (instruction before the prompt)")
-)
-SUBJECTS.register("eco")(_guard("eco", "eco"))
-SUBJECTS.register("eco-span")(_guard("eco-span", "eco-span", corrupted_positions="prompt (span; all without a name)"))
-SUBJECTS.register("eco-swap")(
-    _guard("eco-swap", "swap", corrupted_positions="prompt (swapped span; all without a name)")
-)
-
-
-@SUBJECTS.register("guard")
-def _joint(bench: Bench) -> Subject:
-    """Return ours in full: ECO behind the prompt classifier, and the output guard behind every answer."""
-    bundle, planner, seconds = _open(bench, "eco", "eco")
+@PROCEDURES.register("plan")
+def _plan(name: str, file: GuardFile, bench: Bench) -> Subject:
+    """Return a row with one intervention behind a bundle's classifier."""
+    bundle, planner, seconds = _open(bench, file)
     model = guard_engine(bench.full, bundle, planner)
-    release, stream = watch_answers(model)
-    positions = f"prompt ({bundle.manifest.interventions['eco']['mask']})"
-    return Subject(
-        "guard",
-        "guard",
-        model.engine,
-        model,
-        seconds,
-        no_scores="an answer that the output guard ends has no likelihood under the served policy",
-        corrupted_positions=positions,
-        release=release,
-        stream=stream,
-    )
+    positions = _read_mask(bundle) if file.intervention == "eco" else file.corrupted_positions
+    return Subject(name, "guard", model.engine, model, seconds, no_scores=file.no_scores, corrupted_positions=positions)
 
 
-@SUBJECTS.register("output-guard")
-def _output_guard(bench: Bench) -> Subject:
+@PROCEDURES.register("joint")
+def _joint(name: str, file: GuardFile, bench: Bench) -> Subject:
+    """Return an intervention behind the prompt classifier, and the output guard behind every answer."""
+    subject = _plan(name, file, bench)
+    assert isinstance(subject.gate, GuardedModel)
+    subject.release, subject.stream = watch_answers(subject.gate)
+    return subject
+
+
+@PROCEDURES.register("output-guard")
+def _output_guard(name: str, file: GuardFile, bench: Bench) -> Subject:
     """Return our output guard alone: the prompt arms it, nothing else is done about the prompt."""
-    bundle, planner, seconds = _open(bench, "eco", "eco")
+    bundle, planner, seconds = _open(bench, file)
     model = guard_engine(bench.full, bundle, planner)
     watch, follow = watch_answers(model)
 
@@ -105,14 +81,18 @@ def _output_guard(bench: Bench) -> Subject:
         return lambda question, verdict, answer: with_what(question, model.screen([question])[0], answer)
 
     return Subject(
-        "output-guard",
+        name,
         "guard",
         bench.full,
         fit_seconds=seconds,
-        no_scores="an answer that the output guard ends has no likelihood under the served policy",
+        no_scores=file.no_scores,
         release=judge(watch),
         stream=judge(follow),
     )
+
+
+def _read_mask(bundle: Bundle) -> str:
+    return f"prompt ({bundle.manifest.interventions['eco']['mask']})"
 
 
 _STREAMED_CHARACTERS = 4
@@ -138,18 +118,22 @@ def watch_answers(model: GuardedModel) -> tuple[Release, Release]:
     return release, stream
 
 
-@SUBJECTS.register("prompting-always")
-def _prompting_always(bench: Bench) -> Subject:
+@PROCEDURES.register("prompting-always")
+def _prompting_always(name: str, file: GuardFile, bench: Bench) -> Subject:
     """Return the prompt prefix of Guardrail Baselines: no classifier, an instruction that names everybody."""
-    _, planner, seconds = _open(bench, "eco", "prompting")
+    _, planner, seconds = _open(bench, file)
     everybody = replace(_ALL, forget_ids=tuple(planner.requests))
 
     def stamp(question: Prompt) -> Stamp:
         return planner.plan(everybody, bench.full.read(question))
 
-    positions = "none (instruction before the prompt)"
     return Subject(
-        "prompting-always", "guard", bench.full, fit_seconds=seconds, corrupted_positions=positions, always=stamp
+        name,
+        "guard",
+        bench.full,
+        fit_seconds=seconds,
+        corrupted_positions=file.corrupted_positions,
+        always=stamp,
     )
 
 
@@ -182,38 +166,34 @@ class NearestRow:
         return (self.encoder.encode(list(texts)) @ self.rows.T).max(axis=1)
 
 
-@SUBJECTS.register("input-filter")
-def _input_filter(bench: Bench) -> Subject:
-    _, planner, _ = _open(bench, "eco", "refusal")
+@PROCEDURES.register("input-filter")
+def _input_filter(name: str, file: GuardFile, bench: Bench) -> Subject:
+    _, planner, _ = _open(bench, file)
     start = time.perf_counter()
     gate = NearestRow(bench.suite, planner, bench.full)
     settings = {"encoder": DEFAULT_ENCODER, "threshold": gate.threshold}
     seconds = time.perf_counter() - start
-    return Subject("input-filter", "guard", bench.full, gate, seconds, no_scores=_REFUSED, settings=settings)
+    return Subject(name, "guard", bench.full, gate, seconds, no_scores=file.no_scores, settings=settings)
 
 
-@SUBJECTS.register("output-filter")
-def _output_filter(bench: Bench) -> Subject:
+@PROCEDURES.register("output-filter")
+def _output_filter(name: str, file: GuardFile, bench: Bench) -> Subject:
     """Return a filter that replaces every answer in which a forgotten name stands."""
-    bundle, _, seconds = _open(bench, "name-match", "refusal")
+    bundle, _, seconds = _open(bench, file)
     guard = Guard.load(bundle.path)
 
     def release(question: Prompt, verdict: Verdict | None, answer: str) -> str:
         del question, verdict
         return DEFAULT_TEXT if guard.screen([answer])[0].flagged else answer
 
-    reason = "an answer that the filter replaces has no likelihood under the served policy"
-    return Subject("output-filter", "guard", bench.full, None, seconds, no_scores=reason, release=release)
+    return Subject(name, "guard", bench.full, None, seconds, no_scores=file.no_scores, release=release)
 
 
-_ORACLE_STRENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-
-
-@SUBJECTS.register("eco-oracle")
-def _eco_oracle(bench: Bench) -> Subject:
+@PROCEDURES.register("eco-oracle")
+def _eco_oracle(name: str, file: GuardFile, bench: Bench) -> Subject:
     """Return ECO as published: noise on the name, of the strength whose answers are closest to the retain-only model's."""
     start = time.perf_counter()
-    bundle, planner, seconds = _open(bench, "eco", "eco")
+    bundle, planner, seconds = _open(bench, file)
     model = guard_engine(bench.full, bundle, planner)
     items = bench.suite.sets["forget.given"]
     questions = [item.question for item in items]
@@ -234,78 +214,65 @@ def _eco_oracle(bench: Bench) -> Subject:
         return abs(measure(model.engine, model.stamp(questions, verdicts)) - target)
 
     target = measure(bench.retain, [None] * len(prompts))
-    chosen = min(_ORACLE_STRENGTHS, key=distance)
+    chosen = min(file.settings["strengths"], key=distance)
     planner.fitted.settings["eco"] = asdict(EcoSettings("noise", "span", chosen, 0, rms))
     return Subject(
-        "eco-oracle",
+        name,
         "guard",
         model.engine,
         model,
         seconds + time.perf_counter() - start,
-        corrupted_positions="prompt (span; all without a name)",
+        corrupted_positions=file.corrupted_positions,
         settings={"oracle": "retain-only ROUGE-L", "strength": chosen, "target_rouge": target},
     )
 
 
-def _assisted(name: str, intervention: str, *, gated: bool, settings: str = "ours") -> Build:
-    """Return what builds a row with assistants: behind the guard, or on every question."""
+@PROCEDURES.register("assistants")
+def _assisted(name: str, file: GuardFile, bench: Bench) -> Subject:
+    """Return a row with assistants: behind the guard, or on every question."""
+    bundle, planner, seconds = _open(bench, file)
+    engine = ReferenceEngine(
+        bench.full.model,
+        bench.full.tokenizer,
+        exclusive_ids=planner.fitted.exclusive_ids,
+        assistants=open_assistants(bench.full.model, bundle.path / "interventions" / "uld"),
+        batch_size=bench.full.batch_size,
+    )
+    eco = planner.fitted.settings["uld"]["eco"]
+    if not file.gated:  # Always on, content words of every prompt would go; token ids of the forget set alone need not.
+        eco["mask"] = "token-id"
+    where = "prompt and answer" if eco["mask"] == "token-id" else "prompt"
+    positions = f"{where} ({eco['mask']})" if "eco" in file.intervention else "none"
+    if file.gated:
+        model = GuardedModel(engine, Guard.load(bundle.path), planner)
+        return Subject(name, "guard", engine, model, seconds, corrupted_positions=positions)
 
-    def build(bench: Bench) -> Subject:
-        bundle, planner, seconds = _open(bench, settings, intervention)
-        engine = ReferenceEngine(
-            bench.full.model,
-            bench.full.tokenizer,
-            exclusive_ids=planner.fitted.exclusive_ids,
-            assistants=open_assistants(bench.full.model, bundle.path / "interventions" / "uld"),
-            batch_size=bench.full.batch_size,
-        )
-        eco = planner.fitted.settings["uld"]["eco"]
-        if not gated:  # Always on, content words of every prompt would go; token ids of the forget set alone need not.
-            eco["mask"] = "token-id"
-        where = "prompt and answer" if eco["mask"] == "token-id" else "prompt"
-        positions = f"{where} ({eco['mask']})" if "eco" in intervention else "none"
-        if gated:
-            model = GuardedModel(engine, Guard.load(bundle.path), planner)
-            return Subject(name, "guard", engine, model, seconds, corrupted_positions=positions)
+    def stamp(question: Prompt) -> Stamp:
+        return planner.plan(_ALL, engine.read(question))
 
-        def stamp(question: Prompt) -> Stamp:
-            return planner.plan(_ALL, engine.read(question))
-
-        return Subject(name, "guard", engine, None, seconds, corrupted_positions=positions, always=stamp)
-
-    return build
+    return Subject(name, "guard", engine, None, seconds, corrupted_positions=positions, always=stamp)
 
 
-SUBJECTS.register("uld")(_assisted("uld", "uld", gated=False, settings="paper"))
-SUBJECTS.register("uld-gated")(_assisted("uld-gated", "uld", gated=True, settings="paper"))
-SUBJECTS.register("uld-advantage")(_assisted("uld-advantage", "uld", gated=False))
-SUBJECTS.register("uld-each")(_assisted("uld-each", "uld", gated=False, settings="each"))
-SUBJECTS.register("uld-each-max")(_assisted("uld-each-max", "uld", gated=False, settings="max"))
-SUBJECTS.register("uld-upstream")(_assisted("uld-upstream", "uld", gated=False, settings="upstream"))
-SUBJECTS.register("eco+uld")(_assisted("eco+uld", "eco+uld", gated=True))
-SUBJECTS.register("eco+uld-each")(_assisted("eco+uld-each", "eco+uld", gated=True, settings="each"))
-SUBJECTS.register("eco+uld-ungated")(_assisted("eco+uld-ungated", "eco+uld", gated=False))
+@PROCEDURES.register("neurons")
+def _with_neurons(name: str, file: GuardFile, bench: Bench) -> Subject:
+    """Return a row that shifts neurons of flagged requests, or reads keys of all others."""
+    fitted = bench.bundles.fit(file.bundle)
+    device = str(bench.full.device)
+    model = GuardedModel.load(
+        bench.bundles.model,
+        fitted.bundle.path,
+        intervention=file.intervention,
+        device=device,
+        dtype="float32" if device == "cpu" else "auto",
+        batch_size=bench.full.batch_size,
+    )
+    return Subject(name, "guard", model.engine, model, fitted.seconds, no_scores=file.no_scores)
 
 
-def _with_neurons(name: str, intervention: str, *, kind: str, **options: Any) -> Build:
-    """Return what builds a row that shifts neurons of flagged requests, or reads keys of all others."""
-
-    def build(bench: Bench) -> Subject:
-        fitted = bench.bundles.fit(kind)
-        device = str(bench.full.device)
-        model = GuardedModel.load(
-            bench.bundles.model,
-            fitted.bundle.path,
-            intervention=intervention,
-            device=device,
-            dtype="float32" if device == "cpu" else "auto",
-            batch_size=bench.full.batch_size,
-        )
-        return Subject(name, "guard", model.engine, model, fitted.seconds, **options)
-
-    return build
+def _build_from(name: str) -> Build:
+    file = load_guard(name)
+    return partial(PROCEDURES[file.procedure], name, file)
 
 
-SUBJECTS.register("neuron-adjust")(_with_neurons("neuron-adjust", "neuron-adjust", kind="neuron-adjust"))
-SUBJECTS.register("concept-ablation")(_with_neurons("concept-ablation", "concept-ablation", kind="neuron-adjust"))
-SUBJECTS.register("key-space")(_with_neurons("key-space", "refusal", kind="key-space", no_scores=_REFUSED))
+for _name in list_guards():
+    SUBJECTS.register(_name)(_build_from(_name))

@@ -1,4 +1,4 @@
-"""MUSE (Shi et al., arXiv 2407.06460): news or books to forget, questions about them, and its first four measures.
+"""MUSE (Shi et al., arXiv 2407.06460): news or books to forget, questions about them, and its measures.
 
 A model that somebody else trained is asked as MUSE's public code asks: whole passages, ten worked examples before a question. The small models
 that the benchmark trains learn windows of the passages, and are asked to continue windows; a guard and an editor get the same text cut at other
@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from unlearn_guard.benchmarks.dataset import Example, Item, Passages, Suite, to_rows
+from unlearn_guard.benchmarks.dataset import Example, Item, Passages, Sequel, Suite, to_rows
 from unlearn_guard.benchmarks.hub import read_table
 from unlearn_guard.benchmarks.metrics import rouge_l_f1
 from unlearn_guard.benchmarks.privacy import measure_auc, measure_min_k
@@ -27,18 +27,27 @@ N_CONTINUED, N_ANSWERED = 128, 32
 """Tokens that MUSE lets a model write behind a passage, and behind a question."""
 _WINDOWS, _DOCUMENTS = "muse-windows", "muse-documents"
 """Requests of the same text: as rows that are trained on, and as documents that are read."""
+_N_SEQUELS = 4
+"""Forget sets of MUSE-News that come one after another; MUSE-Books has none."""
 _ENDS = ("\n\n", "\nQuestion", "Question:")
 """Where an answer behind worked examples is over."""
 
 
 def load_muse(
-    *, corpus: str = "News", n_passages: int = 100, n_words: int = 40, whole: bool = False, seed: int = 0
+    *,
+    corpus: str = "News",
+    n_passages: int = 100,
+    n_words: int = 40,
+    n_sequel: int = 1_000,
+    whole: bool = False,
+    seed: int = 0,
 ) -> Suite:
     """Return MUSE's questions and passages of a corpus, News or Books.
 
-    n_passages: of each kind. n_words: of a window, two of which make a row. whole: ask as MUSE does, with whole passages and worked examples.
+    n_passages: of each kind. n_sequel: documents of each request of the sequence, 0 for no sequence. n_words: of a window, two of which make a row. whole: ask as MUSE does, with whole passages and worked examples.
     Locally it is read from `muse/<corpus>_<split>.jsonl`: forget_qa, retain_qa, forget_qa_icl, retain_qa_icl (question, answer),
-    verbmem_forget (prompt, gt), privleak_forget, privleak_retain, privleak_holdout (text).
+    verbmem_forget (prompt, gt), privleak_forget, privleak_retain, privleak_holdout (text); of News also sust_forget_1 to _4 (text).
+    Those are MUSE's four requests in sequence (C6), of which the first two, three and four together are its growing forget sets (C5).
     """
     if corpus not in ("News", "Books"):
         raise SettingsError("MUSE corpus", value=corpus, allowed="News, Books")
@@ -78,7 +87,18 @@ def load_muse(
     given = [replace(item, subject=_WINDOWS) for item in given]
     # An editor trains on rows, a guard reads the text, too.
     texts_to_forget = [Row(text=text, forget_id=_DOCUMENTS) for text in handed]
-    examples = [Example((item.question,), item.answer, item.subject) for item in (*kept, *asked, *given)]
+    n_sequels = _N_SEQUELS if corpus == "News" and n_sequel else 0
+    sequels = [
+        _make_sequel(
+            f"muse-sequel-{number}",
+            [row["text"] for row in read("sust", f"forget_{number}")][:n_sequel],
+            n_words,
+            whole=whole,
+        )
+        for number in range(1, n_sequels + 1)
+    ]
+    learnt = [*given, *(item for sequel in sequels for item in sequel.asked)]
+    examples = [Example((item.question,), item.answer, item.subject) for item in (*kept, *asked, *learnt)]
     return replace(
         suite,
         forget_rows=[*suite.forget_rows, *to_rows(given), *texts_to_forget],
@@ -87,8 +107,23 @@ def load_muse(
         full=[*suite.full, *examples],
         retain=[*suite.retain, *examples[: len(kept)]],
         passages=passages,
+        sequels=sequels,
         unread=[Example((item.question,), item.answer) for item in passages.outsiders],
     )
+
+
+def _make_sequel(owner: str, texts: Sequence[str], n_words: int, *, whole: bool) -> Sequel:
+    """Return documents as one forget request; asked is how the window across the middle of each goes on."""
+    asked = [replace(_cut_middle(text, n_words), subject=owner) for text in texts]
+    if whole:
+        given = [item for text in texts for item in _cut_all(text.split(), n_words)]
+        handed = list(texts)
+    else:
+        halves = [(words[: len(words) // 2], words[len(words) // 2 :]) for words in map(str.split, texts)]
+        given = [item for start, rest in halves for item in _cut_beside(start, rest, n_words)]
+        handed = [" ".join([*start[-2 * n_words :], *rest[: 2 * n_words]]) for start, rest in halves]
+    rows = to_rows([replace(item, subject=owner) for item in given])
+    return Sequel(owner, [*rows, *(Row(text=text, forget_id=owner) for text in handed)], asked)
 
 
 def measure_continuation(subject: Subject, passages: Passages) -> float:

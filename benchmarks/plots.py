@@ -116,7 +116,9 @@ def plot_queries(report: Mapping[str, Any]) -> str | None:
         ylim=(-0.03, 1.03),
         title="Queries to leak (pale red: weight editing)",
     )
-    axes.legend(fontsize=7, ncols=2, frameon=False)
+    axes.legend(
+        fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.0)
+    )  # Beside the lines, not over them.
     return encode_figure(figure)
 
 

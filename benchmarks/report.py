@@ -430,14 +430,14 @@ def _sequence_section(record: Mapping[str, Any]) -> Section:
                 )
     revoked = record.get("revoked")
     undone = (
-        f" Revoking the first request takes the guard {revoked['cost']['seconds']:.1f} s, after which {_show(revoked['leak'], '{:.2f}')} of that person's facts are told again; "
+        f" Revoking the first request takes the guard {revoked['cost']['seconds']:.1f} s, after which {_show(revoked['leak'], '{:.2f}')} of what it asked for is told again; "
         "edited weights have no way back but the old checkpoint."
         if revoked
         else ""
     )
     return Section(
         "One request after another",
-        ["people forgotten", "row", "seconds", "leak", "retain ROUGE-L", "retain F1 (C5, C6)"],
+        ["requests", "row", "seconds", "leak", "retain ROUGE-L", "retain F1 (C5, C6)"],
         lines,
         "The guard is fitted for the first and amended for each further one; `-sequential` edits the edited weights again (MUSE C6), `-at-once` edits the "
         f"first model for all of them (C5). Seed {record['seed']}.{undone}",

@@ -141,7 +141,9 @@ def run_bench(
         "environment": describe_environment(),
         "models": {name: str(path) for name, path in {**(models or {}), **(edited or {})}.items()} or "trained here",
         "device": device,
-        "config_hash": hash_content({"sizes": sizes, "methods": names, "models": models, "edited": edited}),
+        "config_hash": hash_content(
+            {"sizes": sizes, "methods": names, "studies": studies, "models": models, "edited": edited}
+        ),
         "data_hash": hash_content(data_hashes),
         "attack": attack.model_dump(),
         **derive(rows, suite),

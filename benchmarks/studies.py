@@ -17,7 +17,7 @@ import torch
 
 from unlearn_guard.benchmarks.attacks.cells import find_worst
 from unlearn_guard.benchmarks.attacks.protocol import Protocol
-from unlearn_guard.benchmarks.dataset import Item
+from unlearn_guard.benchmarks.dataset import Item, Sequel, Suite
 from unlearn_guard.benchmarks.detection import find_strangers
 from unlearn_guard.benchmarks.editing.catalogue import load_tuned
 from unlearn_guard.benchmarks.editing.procedures import edit_weights
@@ -26,6 +26,7 @@ from unlearn_guard.benchmarks.editing.trainer import DivergedError, EditingMetho
 from unlearn_guard.benchmarks.examiner import Examiner
 from unlearn_guard.benchmarks.guard_rows import guard_engine, watch_answers
 from unlearn_guard.benchmarks.metrics import find_leaks, rouge_l_f1
+from unlearn_guard.benchmarks.muse import N_CONTINUED, measure_knowledge
 from unlearn_guard.benchmarks.subjects import Bench, Subject
 from unlearn_guard.corruptions.fluency import rouge_l_recall
 from unlearn_guard.guard.bundle import Bundle
@@ -127,29 +128,27 @@ def measure_requests(site: Site, n_requests: int) -> dict[str, Any]:
 
 @STUDIES.register("sequence")
 def measure_sequence(site: Site, n_requests: int) -> dict[str, Any]:
-    """Forget people one after another (in the manner of MUSE's C6) and all of the first k at once (C5): what is kept, what leaks, how long.
+    """Forget one request after another (MUSE's C6) and all of the first k at once (C5): what is kept, what leaks, how long.
 
-    The guard gets one more request each time, and in the end loses its first one; the weights are edited again and again.
+    Requests are the suite's own sequels, as MUSE-News has them, else its people to forget. The guard gets one more each time, and in the end
+    loses its first one; the weights are edited again and again.
     """
     bench = site.bench
     suite = bench.suite
-    asked_for = {item.subject for item in suite.sets["forget.unseen"]}
-    owners = [owner for owner in dict.fromkeys(row.forget_id for row in suite.forget_rows) if owner in asked_for]
-    owners = owners[:n_requests]
-    if not owners:
+    sequels = find_sequels(suite)[:n_requests]
+    if not sequels:
         raise DataError("nobody to forget is asked for in forget.unseen", value=suite.name)
-    rows = {owner: [row for row in suite.forget_rows if row.forget_id == owner] for owner in owners}
     steps: list[dict[str, Any]] = []
     bundle: Bundle | None = None
     method = _load_edit(bench)
     edited = bench.full
-    for place, owner in enumerate(owners):
+    for place, sequel in enumerate(sequels):
         out = site.folder / f"guard-{place}"
-        guard_s, bundle = _time(_add_request, site, bundle, rows[owner], out)
-        edit_s, edited = _time(edit_weights, edited, method, rows[owner], suite.retain_rows)
-        both = [row for name in owners[: place + 1] for row in rows[name]]
+        guard_s, bundle = _time(_add_request, site, bundle, sequel.rows, out)
+        edit_s, edited = _time(edit_weights, edited, method, sequel.rows, suite.retain_rows)
+        both = [row for other in sequels[: place + 1] for row in other.rows]
         at_once = edit_weights(bench.full, method, both, suite.retain_rows)
-        asked = [item for item in suite.sets["forget.unseen"] if item.subject in owners[: place + 1]]
+        asked = [item for other in sequels[: place + 1] for item in other.asked]
         steps.append(
             {
                 "n_requests": place + 1,
@@ -162,13 +161,25 @@ def measure_sequence(site: Site, n_requests: int) -> dict[str, Any]:
             }
         )
     assert bundle is not None
-    result: dict[str, Any] = {"n_requests": len(owners), "steps": steps}
-    if len(owners) > 1:
+    result: dict[str, Any] = {"n_requests": len(sequels), "steps": steps}
+    if len(sequels) > 1:
         out = site.folder / "revoked"
-        revoke_s, revoked = _time(amend, bundle.path, out, remove=[owners[0]], retain=suite.retain_rows)
-        first = [item for item in suite.sets["forget.unseen"] if item.subject == owners[0]]
-        result["revoked"] = {"cost": {"seconds": revoke_s}, **_measure(site, _guard(bench, revoked), first)}
+        revoke_s, revoked = _time(amend, bundle.path, out, remove=[sequels[0].owner], retain=suite.retain_rows)
+        result["revoked"] = {"cost": {"seconds": revoke_s}, **_measure(site, _guard(bench, revoked), sequels[0].asked)}
     return result
+
+
+def find_sequels(suite: Suite) -> list[Sequel]:
+    """Return the forget requests that a suite has come one after another: its own, else one for each that is asked for unseen."""
+    if suite.sequels:
+        return suite.sequels
+    asked: dict[str, list[Item]] = {}
+    for item in suite.sets["forget.unseen"]:
+        asked.setdefault(item.subject, []).append(item)
+    owners = [owner for owner in dict.fromkeys(row.forget_id for row in suite.forget_rows) if owner in asked]
+    return [
+        Sequel(owner, [row for row in suite.forget_rows if row.forget_id == owner], asked[owner]) for owner in owners
+    ]
 
 
 @STUDIES.register("partial")
@@ -258,19 +269,25 @@ def _guard(bench: Bench, bundle: Bundle, *, engine: ReferenceEngine | None = Non
 
 
 def _measure(site: Site, subject: Subject, asked: Sequence[Item]) -> dict[str, float]:
-    """Return the leak rate of some facts, and what is kept: ROUGE-L recall, and F1 as MUSE has it."""
+    """Return the leak rate of some facts, and what is kept: ROUGE-L recall, and F1 as MUSE has it, behind worked examples where there are any."""
     retain = site.bench.suite.sets["retain"]
     n_tokens = site.examiner.max_new_tokens
-    told = subject.answer([item.question for item in asked], max_new_tokens=n_tokens)
+    told = subject.answer(
+        [item.question for item in asked],
+        max_new_tokens=max(n_tokens, N_CONTINUED) if site.bench.suite.sequels else n_tokens,
+    )
     kept = subject.answer([item.question for item in retain], max_new_tokens=n_tokens)
+    passages = site.bench.suite.passages
+    if passages is not None and passages.retain_shots:
+        kept_f1 = measure_knowledge(subject, retain, passages.retain_shots)
+    else:
+        kept_f1 = float(np.mean([rouge_l_f1(answer, item.answer) for answer, item in zip(kept, retain, strict=True)]))
     return {
         "leak": float(np.mean(find_leaks(asked, told))),
         "retain_rouge": float(
             np.mean([rouge_l_recall(answer, item.answer) for answer, item in zip(kept, retain, strict=True)])
         ),
-        "retain_f1": float(
-            np.mean([rouge_l_f1(answer, item.answer) for answer, item in zip(kept, retain, strict=True)])
-        ),
+        "retain_f1": kept_f1,
     }
 
 

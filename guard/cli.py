@@ -581,6 +581,20 @@ def tune(
         console.print(f"  {name}: score {found['score']:.3f} with {found['values']}", highlight=False)
 
 
+@bench_app.command("rows")
+def list_rows(as_json: JsonOption = False) -> None:
+    """List the rows that --methods takes: what each is, and where it comes from."""
+    from unlearn_guard.benchmarks.methods import describe_rows
+
+    rows = describe_rows()
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows]))
+        return
+    for row in rows:
+        console.print(f"  {row.name:<18} {row.family:<13} {row.title}", highlight=False, soft_wrap=True)
+        console.print(f"  {'':<32} {row.source}", style="dim", highlight=False, soft_wrap=True)
+
+
 @bench_app.command()
 def compare(
     before: Annotated[Path, typer.Argument(help="A report's JSON file.")],

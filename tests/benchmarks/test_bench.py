@@ -11,6 +11,7 @@ import pytest
 from unlearn_guard.benchmarks.demo import check_bars, render_demo
 from unlearn_guard.benchmarks.editing.catalogue import list_methods, load_method
 from unlearn_guard.benchmarks.editing.procedures import edit_weights
+from unlearn_guard.benchmarks.guard_catalogue import list_guards
 from unlearn_guard.benchmarks.methods import SUBJECTS
 from unlearn_guard.benchmarks.runner import run_bench
 
@@ -84,6 +85,7 @@ def test_the_issues_rows_are_registered() -> None:
     assert wanted <= set(SUBJECTS)
     assert len(list_methods()) >= 18
     assert set(list_methods()) <= set(SUBJECTS)
+    assert set(list_guards()) <= set(SUBJECTS)
 
 
 @pytest.fixture(scope="module")

@@ -100,10 +100,41 @@ def test_own_models_are_asked_as_muse_asks(data: Path) -> None:
 def test_whose_model_it_is_decides_how_it_is_asked(data: Path) -> None:
     for name in ("forget_qa", "retain_qa", "forget_qa_icl", "retain_qa_icl", "verbmem_forget", *(f"privleak_{split}" for split in ("forget", "retain", "holdout"))):  # fmt: skip
         (data / "muse" / f"news_{name}.jsonl").write_text((data / "muse" / f"books_{name}.jsonl").read_text())
+    for number in range(1, 5):
+        texts = [{"text": make_text(f"s{number}{n}-", 40)} for n in range(3)]
+        (data / "muse" / f"news_sust_forget_{number}.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in texts)
+        )
     sizes = load_profile("muse", "small")
     own, trained = (load_suite("muse", sizes, 0, own_models=flag) for flag in (True, False))
     assert own.passages is not None and own.passages.forget_shots
     assert trained.passages is not None and not trained.passages.forget_shots
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_news_has_four_requests_in_sequence(data: Path, whole: bool) -> None:
+    for file in (data / "muse").glob("books_*.jsonl"):
+        file.with_name(file.name.replace("books", "news")).write_text(file.read_text())
+    for number in range(1, 5):
+        texts = [{"text": make_text(f"s{number}{n}-", 40)} for n in range(3)]
+        (data / "muse" / f"news_sust_forget_{number}.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in texts)
+        )
+    suite = load_muse(n_words=N_WORDS, n_sequel=2, whole=whole)
+    assert [sequel.owner for sequel in suite.sequels] == [f"muse-sequel-{number}" for number in range(1, 5)]
+    trained = {phrasing for example in suite.full for phrasing in example.phrasings}
+    kept = {phrasing for example in suite.retain for phrasing in example.phrasings}
+    for number, sequel in enumerate(suite.sequels, start=1):
+        assert [item.question.split()[0] for item in sequel.asked] == [f"s{number}{n}-15" for n in range(2)]
+        asked = {item.question for item in sequel.asked}
+        assert asked <= trained
+        assert not asked & kept
+        assert not asked & {row.prompt for row in sequel.rows}
+        assert {row.forget_id for row in sequel.rows} == {sequel.owner}
+        assert all(any(item.question in row.text for row in sequel.rows if row.text) for item in sequel.asked)
+    assert not {row.forget_id for row in suite.forget_rows} & {sequel.owner for sequel in suite.sequels}
+    assert suite.data_hash != load_muse(n_words=N_WORDS, n_sequel=1, whole=whole).data_hash
+    assert load_muse(n_words=N_WORDS, n_sequel=0, whole=whole).sequels == load_muse(corpus="Books").sequels == []
 
 
 def test_wrong_input_is_told(data: Path) -> None:

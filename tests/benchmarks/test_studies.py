@@ -11,11 +11,12 @@ import torch
 
 from unlearn_guard.benchmarks import studies
 from unlearn_guard.benchmarks.attacks.protocol import Protocol
+from unlearn_guard.benchmarks.dataset import Item, Passages, Sequel
 from unlearn_guard.benchmarks.editing.catalogue import load_method
 from unlearn_guard.benchmarks.examiner import Examiner
 from unlearn_guard.benchmarks.fitted import Bundles
 from unlearn_guard.benchmarks.sizes import AttackPlan
-from unlearn_guard.benchmarks.studies import Site, read_study, run_study
+from unlearn_guard.benchmarks.studies import Site, find_sequels, read_study, run_study
 from unlearn_guard.benchmarks.subjects import Bench, Subject
 from unlearn_guard.guard.compose import amend, fit
 from unlearn_guard.guard.errors import SettingsError, UnknownNameError
@@ -77,6 +78,31 @@ def test_a_sequence_adds_up_and_is_revoked(site: Site) -> None:
         assert step["guard"]["retain_rouge"] > 0.95
         assert set(step) == {"n_requests", "guard", "npo-sequential", "npo-at-once"}
     assert found["revoked"]["leak"] > 0.7  # The nameless questions of an unrevoked guard are few.
+
+
+def test_a_suite_may_have_a_sequence_of_its_own(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MUSE has four forget sets that come one after another, and documents are asked to go on."""
+    suite = site.bench.suite
+    people = list(dict.fromkeys(item.subject for item in suite.sets["forget.unseen"]))[:2]
+    sequels = [
+        Sequel(
+            owner,
+            [row for row in suite.forget_rows if row.forget_id == owner],
+            [item for item in suite.sets["forget.given"] if item.subject == owner],
+        )
+        for owner in people
+    ]
+    shots = Passages([], [], [], [], [Item("Where was Ada Fenwick born?", "In Lund.")])
+    monkeypatch.setattr(studies, "measure_knowledge", lambda subject, items, shots: len(shots) / 8)
+    own = replace(site, bench=replace(site.bench, suite=replace(suite, sequels=sequels[::-1], passages=shots)))
+    assert [sequel.owner for sequel in find_sequels(own.bench.suite)] == people[::-1]
+    assert [sequel.owner for sequel in find_sequels(suite)][:2] == people
+    found = run_study("sequence-1", own)
+    assert [step["n_requests"] for step in found["steps"]] == [1]
+    assert "revoked" not in found  # One request alone cannot be taken from a guard.
+    told = found["steps"][0]["guard"]
+    assert (told["leak"], told["retain_rouge"] > 0.95) == (0.0, True)
+    assert told["retain_f1"] == 1 / 8  # Behind worked examples, where there are any.
 
 
 def test_partial_knowledge_is_a_part_of_the_facts(site: Site) -> None:
