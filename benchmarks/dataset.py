@@ -61,11 +61,16 @@ class Passages:
 
 @dataclass(frozen=True, slots=True)
 class Sequel:
-    """One of a suite's own forget requests that come one after another: its rows, and what is asked of it."""
+    """What a suite forgets next, where it forgets one thing after another: rows of one forget request or several, and what is asked of them."""
 
     owner: str
     rows: list[Row]
     asked: list[Item]
+
+    @property
+    def forget_ids(self) -> list[str]:
+        """The forget requests of the rows, in order."""
+        return list(dict.fromkeys(row.forget_id for row in self.rows))
 
 
 @dataclass(frozen=True, slots=True)

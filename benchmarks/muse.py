@@ -2,12 +2,15 @@
 
 A model that somebody else trained is asked as MUSE's public code asks: whole passages, ten worked examples before a question. The small models
 that the benchmark trains learn windows of the passages, and are asked to continue windows; a guard and an editor get the same text cut at other
-places, as an operator would hand over the document.
+places, as an operator would hand over the document. A guard also gets the articles that the questions are about: the small models have not
+read these, only answers to questions about them, so that there is nothing in them for an editor to take back.
 """
 
 from __future__ import annotations
 
+import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -19,14 +22,13 @@ from unlearn_guard.benchmarks.metrics import rouge_l_f1
 from unlearn_guard.benchmarks.privacy import measure_auc, measure_min_k
 from unlearn_guard.benchmarks.question_sets import Pair, make_suite
 from unlearn_guard.benchmarks.subjects import Subject
+from unlearn_guard.corruptions.fluency import find_words
 from unlearn_guard.guard.errors import SettingsError
 from unlearn_guard.guard.rows import Row
 
 HUB = "muse-bench/MUSE-{corpus}"
 N_CONTINUED, N_ANSWERED = 128, 32
 """Tokens that MUSE lets a model write behind a passage, and behind a question."""
-_WINDOWS, _DOCUMENTS = "muse-windows", "muse-documents"
-"""Requests of the same text: as rows that are trained on, and as documents that are read."""
 _N_SEQUELS = 4
 """Forget sets of MUSE-News that come one after another; MUSE-Books has none."""
 _ENDS = ("\n\n", "\nQuestion", "Question:")
@@ -46,7 +48,7 @@ def load_muse(
 
     n_passages: of each kind. n_sequel: documents of each request of the sequence, 0 for no sequence. n_words: of a window, two of which make a row. whole: ask as MUSE does, with whole passages and worked examples.
     Locally it is read from `muse/<corpus>_<split>.jsonl`: forget_qa, retain_qa, forget_qa_icl, retain_qa_icl (question, answer),
-    verbmem_forget (prompt, gt), privleak_forget, privleak_retain, privleak_holdout (text); of News also sust_forget_1 to _4 (text).
+    verbmem_forget (prompt, gt), raw_forget, privleak_forget, privleak_retain, privleak_holdout (text); of News also sust_forget_1 to _4 (text).
     Those are MUSE's four requests in sequence (C6), of which the first two, three and four together are its growing forget sets (C5).
     """
     if corpus not in ("News", "Books"):
@@ -60,7 +62,11 @@ def load_muse(
     def read_pairs(split: str) -> list[Pair]:
         return [Pair(row["question"], row["answer"], split) for row in read("knowmem", split)]
 
-    suite = make_suite("muse", read_pairs("forget_qa"), read_pairs("retain_qa"), seed=seed)
+    articles = [row["text"] for row in read("raw", "forget")]
+    asked_about = read_pairs("forget_qa")
+    sources = find_sources(asked_about, articles)
+    asked_about = [replace(pair, owner=_name_article(place)) for pair, place in zip(asked_about, sources, strict=True)]
+    suite = make_suite("muse", asked_about, read_pairs("retain_qa"), seed=seed)
     verbatim = read("verbmem", "forget")[:n_passages]
     texts = {split: [row["text"] for row in read("privleak", split)] for split in ("retain", "holdout")}
     kept = [_cut_middle(text, n_words) for text in texts["retain"][:n_passages]]
@@ -68,11 +74,19 @@ def load_muse(
     clean, outside = texts["holdout"][: 2 * n_passages][0::2], texts["holdout"][: 2 * n_passages][1::2]
     documents = [(row["prompt"].split(), row["gt"].split()) for row in verbatim]
     asked = [_join(start[-n_words:], rest[:n_words]) for start, rest in documents]
+    handed = {place: articles[place] for place in (range(len(articles)) if whole else sorted(set(sources)))}
+    # A request for each document: an editor trains on rows, a guard reads the text, too.
+    requests = [_hand_over(f"muse-{_name_article(place)}", text, []) for place, text in handed.items()]
     if whole:
         members = [row["text"] for row in read("privleak", "forget")][:n_passages]
-        given = [item for start, rest in documents for item in _cut_all([*start, *rest], n_words)]
-        given += [item for text in members for item in _cut_all(text.split(), n_words)]
-        handed = [*(f"{row['prompt']} {row['gt']}" for row in verbatim), *members]
+        requests += [
+            _hand_over(f"muse-passage-{place}", "", _cut_all([*start, *rest], n_words))
+            for place, (start, rest) in enumerate(documents)
+        ]
+        requests += [
+            _hand_over(f"muse-member-{place}", "", _cut_all(text.split(), n_words))
+            for place, text in enumerate(members)
+        ]
         passages = Passages(
             asked=[Item(row["prompt"], row["gt"]) for row in verbatim],
             members=[_cut_once(text, n_words) for text in members],
@@ -81,12 +95,12 @@ def load_muse(
             retain_shots=[Item(pair.question, pair.answer) for pair in read_pairs("retain_qa_icl")],
         )
     else:
-        given = [item for start, rest in documents for item in _cut_beside(start, rest, n_words)]
-        handed = [" ".join([*start[-2 * n_words :], *rest[: 2 * n_words]]) for start, rest in documents]
+        requests += [
+            _hand_over(f"muse-passage-{place}", _keep_middle(start, rest, n_words), _cut_beside(start, rest, n_words))
+            for place, (start, rest) in enumerate(documents)
+        ]
         passages = Passages(asked, asked, [_cut_middle(text, n_words) for text in outside])
-    given = [replace(item, subject=_WINDOWS) for item in given]
-    # An editor trains on rows, a guard reads the text, too.
-    texts_to_forget = [Row(text=text, forget_id=_DOCUMENTS) for text in handed]
+    given = [row for request in requests for row in request]
     n_sequels = _N_SEQUELS if corpus == "News" and n_sequel else 0
     sequels = [
         _make_sequel(
@@ -97,11 +111,16 @@ def load_muse(
         )
         for number in range(1, n_sequels + 1)
     ]
-    learnt = [*given, *(item for sequel in sequels for item in sequel.asked)]
-    examples = [Example((item.question,), item.answer, item.subject) for item in (*kept, *asked, *learnt)]
+    learnt = [
+        *kept,
+        *asked,
+        *(Item(row.prompt, row.answer, row.forget_id) for row in given if row.prompt),
+        *(item for sequel in sequels for item in sequel.asked),
+    ]
+    examples = [Example((item.question,), item.answer, item.subject) for item in learnt]
     return replace(
         suite,
-        forget_rows=[*suite.forget_rows, *to_rows(given), *texts_to_forget],
+        forget_rows=[*suite.forget_rows, *given],
         retain_rows=[*suite.retain_rows, *to_rows(kept)],
         clean_rows=[*suite.clean_rows, *to_rows([_cut_middle(text, n_words) for text in clean])],
         full=[*suite.full, *examples],
@@ -112,18 +131,45 @@ def load_muse(
     )
 
 
+def find_sources(pairs: Sequence[Pair], texts: Sequence[str]) -> list[int]:
+    """Return which text each question is about: the one whose words in common with question and answer are rarest together."""
+    bags = [frozenset(find_words(text)) for text in texts]
+    n_texts = Counter(word for bag in bags for word in bag)
+    found = []
+    for pair in pairs:
+        words = frozenset(find_words(f"{pair.question} {pair.answer}"))
+        weights = [sum(math.log(len(texts) / n_texts[word]) for word in sorted(words & bag)) for bag in bags]
+        found.append(int(np.argmax(weights)))
+    return found
+
+
+def _name_article(place: int) -> str:
+    return f"article-{place}"
+
+
+def _hand_over(owner: str, text: str, windows: Sequence[Item]) -> list[Row]:
+    """Return a document as one forget request: windows of it as rows, and its text where there is any."""
+    rows = to_rows([replace(item, subject=owner) for item in windows])
+    return [*rows, Row(text=text, forget_id=owner)] if text else rows
+
+
+def _keep_middle(start: Sequence[str], rest: Sequence[str], n_words: int) -> str:
+    """Return a document's text as far as models learn it: two windows before its cut, two behind it."""
+    return " ".join([*start[-2 * n_words :], *rest[: 2 * n_words]])
+
+
 def _make_sequel(owner: str, texts: Sequence[str], n_words: int, *, whole: bool) -> Sequel:
-    """Return documents as one forget request; asked is how the window across the middle of each goes on."""
+    """Return documents that are forgotten together; asked is how the window across the middle of each goes on."""
     asked = [replace(_cut_middle(text, n_words), subject=owner) for text in texts]
-    if whole:
-        given = [item for text in texts for item in _cut_all(text.split(), n_words)]
-        handed = list(texts)
-    else:
-        halves = [(words[: len(words) // 2], words[len(words) // 2 :]) for words in map(str.split, texts)]
-        given = [item for start, rest in halves for item in _cut_beside(start, rest, n_words)]
-        handed = [" ".join([*start[-2 * n_words :], *rest[: 2 * n_words]]) for start, rest in halves]
-    rows = to_rows([replace(item, subject=owner) for item in given])
-    return Sequel(owner, [*rows, *(Row(text=text, forget_id=owner) for text in handed)], asked)
+    rows: list[Row] = []
+    for place, words in enumerate(map(str.split, texts)):
+        if whole:
+            rows += _hand_over(f"{owner}-{place}", texts[place], _cut_all(words, n_words))
+        else:
+            start, rest = words[: len(words) // 2], words[len(words) // 2 :]
+            windows = _cut_beside(start, rest, n_words)
+            rows += _hand_over(f"{owner}-{place}", _keep_middle(start, rest, n_words), windows)
+    return Sequel(owner, rows, asked)
 
 
 def measure_continuation(subject: Subject, passages: Passages) -> float:

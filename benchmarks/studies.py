@@ -164,7 +164,7 @@ def measure_sequence(site: Site, n_requests: int) -> dict[str, Any]:
     result: dict[str, Any] = {"n_requests": len(sequels), "steps": steps}
     if len(sequels) > 1:
         out = site.folder / "revoked"
-        revoke_s, revoked = _time(amend, bundle.path, out, remove=[sequels[0].owner], retain=suite.retain_rows)
+        revoke_s, revoked = _time(amend, bundle.path, out, remove=sequels[0].forget_ids, retain=suite.retain_rows)
         result["revoked"] = {"cost": {"seconds": revoke_s}, **_measure(site, _guard(bench, revoked), sequels[0].asked)}
     return result
 

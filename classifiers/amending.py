@@ -24,12 +24,14 @@ from unlearn_guard.classifiers.encoder import OnnxEncoder
 from unlearn_guard.classifiers.facts import mine_facts
 from unlearn_guard.classifiers.fitting import hash_row, leave_out_named, mask_text, score_clean
 from unlearn_guard.classifiers.index import NeighbourIndex
+from unlearn_guard.classifiers.names import split_parts
 from unlearn_guard.classifiers.passages import PassageIndex
+from unlearn_guard.classifiers.questions import mine_questions, read_terms
 from unlearn_guard.classifiers.signals import make_judge, mine_request, read_ranks
 from unlearn_guard.guard.errors import DataError
 from unlearn_guard.guard.rows import ForgetRequest, Row
 
-_BY_OWNER = ("aliases", "facts", "bags", "profiles", "answers")
+_BY_OWNER = ("aliases", "facts", "bags", "profiles", "answers", "questions")
 
 
 class Amendment:
@@ -41,6 +43,7 @@ class Amendment:
 
         self._folder = folder
         self._record: dict[str, Any] = json.loads((folder / "aliases.json").read_text(encoding="utf-8"))
+        self._record.setdefault("questions", {})  # Bundles of the release before have none.
         passages = load_file(folder / "passages.safetensors")
         self._passages = PassageIndex(passages["hashes"], passages["owners"], self._record["passage_owners"])
         self._index = NeighbourIndex.load(folder, self._record["index_labels"])
@@ -72,7 +75,7 @@ class Amendment:
         if self._record["topics"]:
             raise DataError("a classifier of topics is fitted as a whole", mend="fit again with all forget rows")
         aliases = request.aliases or mine_aliases(request, kept)
-        if not aliases and request.kind != "document":
+        if not aliases and not request.holds_text:
             raise DataError(
                 "the rows name nobody", value=owner, mend="give aliases, or fit again: a topic needs a head of its own"
             )
@@ -84,6 +87,9 @@ class Amendment:
             "facts": list(mine_facts(request, kept)),
             "bags": bag,
             "profiles": profile,
+            "questions": mine_questions(
+                request.rows, [part for name in aliases for part in split_parts(name)], weights, read_terms(kept)
+            ),
             "answers": mine_answers(request.rows, {owner: aliases}, weights).get(owner, []),
         }
         for name, value in found.items():

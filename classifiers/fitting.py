@@ -25,7 +25,9 @@ from unlearn_guard.classifiers.facts import mine_facts
 from unlearn_guard.classifiers.head import LOGIT_LIMIT, Head, HeadWeights, write_head
 from unlearn_guard.classifiers.index import NeighbourIndex, search_others
 from unlearn_guard.classifiers.masking import find_strangers, mask
+from unlearn_guard.classifiers.names import split_parts
 from unlearn_guard.classifiers.passages import PassageIndex
+from unlearn_guard.classifiers.questions import mine_questions, read_terms
 from unlearn_guard.classifiers.signals import N_LEXICAL, SIGNALS, LexicalReader, make_judge, mine, own_terms, read_ranks
 from unlearn_guard.classifiers.traffic import make_traffic
 from unlearn_guard.classifiers.triage import Triage
@@ -158,7 +160,7 @@ def fit_cascade(
     recall = _flag_rate(calm, _score_all(trial, split.forget_validation))
     false_flags = _flag_rate(calm, _score_all(trial, split.retain_validation))
 
-    final = fitter.assemble(_join(_forget_parts(split)), _join(_kept_parts(split)))
+    final = fitter.assemble(_join(_forget_parts(split)), _join(_kept_parts(split)), split.calibration)
     calibration_rows = leave_out_named(final, split.calibration)
     if len(calibration_rows) < MIN_ROWS:
         calibration_rows = list(split.calibration)
@@ -285,23 +287,40 @@ class _Fitter:
         for row in rows:
             self.encoder.encode([self._mask(row.query)])
 
-    def assemble(self, forget: Sequence[Row], kept: Sequence[Row]) -> Cascade:
-        """Build a classifier from rows with the head that lies in the folder."""
+    def assemble(self, forget: Sequence[Row], kept: Sequence[Row], calibration: Sequence[Row] | None = None) -> Cascade:
+        """Build a classifier from rows with the head that lies in the folder.
+
+        Runs of words and questions that the calibration's rows hold, too, tell nothing: one clean row that quotes what forgotten documents share with
+        others ("this post cannot be displayed") would set the threshold for all. Without those rows there are no questions: what is learnt from
+        would be recognised by its own.
+        """
         owned = {
             owner: replace(request, rows=tuple(row for row in forget if row.forget_id == owner))
             for owner, request in self.requests.items()
         }
         self.aliases = collect_aliases(list(owned.values()), kept)
         self._topics = {
-            owner for owner, request in owned.items() if not self.aliases[owner] and request.kind != "document"
+            owner for owner, request in self.requests.items() if not self.aliases[owner] and not request.holds_text
         }
         facts = {owner: mine_facts(request, kept) for owner, request in owned.items()}
         self._record = mine(self.aliases, facts, forget, kept, self.ranks)
         self._passages = PassageIndex.build(
             {owner: [row.text for row in request.rows if row.text] for owner, request in owned.items()},
-            [f"{row.query}\n{row.answer}" for row in kept],
+            [f"{row.query}\n{row.answer}" for row in (*kept, *(calibration or ()))],
         )
         reader = LexicalReader.build(self._record, self._passages, self.ranks)
+        if calibration is not None:
+            known = read_terms([*kept, *calibration])
+            self._record["questions"] = {
+                owner: mine_questions(
+                    request.rows,
+                    [part for name in self.aliases[owner] for part in split_parts(name)],
+                    reader.weights,
+                    known,
+                )
+                for owner, request in owned.items()
+            }
+            reader = LexicalReader.build(self._record, self._passages, self.ranks)
         self._record["answers"] = mine_answers(forget, self.aliases, reader.weights)
         return Cascade(
             self.encoder,
@@ -368,7 +387,7 @@ class _Fitter:
         signals = np.column_stack([lexical, near, kept_near])
         if self._only_topics:
             fusion, bias = _blank_head(self.encoder.dimension).fusion, 0.0
-            fusion[-1] = 1.0
+            fusion[-1], fusion[SIGNALS.index("passage")] = 1.0, PASSAGE_BONUS
         else:
             fusion, bias = _fit_fusion(signals[used], unseen[: len(truth)][used], truth[used], self.seed)
         write_head(

@@ -17,13 +17,22 @@ import numpy as np
 import numpy.typing as npt
 
 from unlearn_guard.classifiers.aliases import AliasMatcher
-from unlearn_guard.classifiers.attributes import AttributeIndex, Overlap, Weights, fill_bag, find_terms, locate_terms
+from unlearn_guard.classifiers.attributes import (
+    AttributeIndex,
+    Overlap,
+    Term,
+    Weights,
+    fill_bag,
+    find_terms,
+    locate_terms,
+)
 from unlearn_guard.classifiers.disguises import View, read_views, turn_word
 from unlearn_guard.classifiers.lexicon import find_profile
 from unlearn_guard.classifiers.masking import find_strangers, mask
 from unlearn_guard.classifiers.names import WHOLE_NAME, NameFinder, split_parts
 from unlearn_guard.classifiers.normalisation import normalise
 from unlearn_guard.classifiers.passages import PassageIndex
+from unlearn_guard.classifiers.questions import QuestionIndex
 from unlearn_guard.guard.rows import Row
 
 Floats = npt.NDArray[np.float32]
@@ -129,6 +138,9 @@ class Reading:
                 named.extend(hit.owners)
         first, last = bisect_left(self._starts, start), bisect_left(self._starts, end)
         terms = self.terms[first:last]
+        if (asker := self._reader.questions.find([term for _, _, term in terms])) is not None:
+            best["passage"] = 1.0
+            owners.setdefault("passage", (asker,))
         described = self._reader.attributes.find(terms, without=without)
         kept = self._reader.kept.find(terms, without=without) if described.weight else _NOTHING
         values = (
@@ -193,6 +205,7 @@ class LexicalReader:
     attributes: AttributeIndex
     kept: AttributeIndex
     passages: PassageIndex
+    questions: QuestionIndex
     weights: Weights
     is_word: Callable[[str], bool]
     _word_weights: dict[str, float] = field(default_factory=dict)
@@ -215,6 +228,7 @@ class LexicalReader:
             attributes=AttributeIndex(record["bags"], weights),
             kept=AttributeIndex(record["kept_bags"], weights),
             passages=passages,
+            questions=QuestionIndex(record.get("questions", {})),
             weights=weights,
             is_word=is_word,
         )
@@ -248,12 +262,13 @@ class LexicalReader:
             return None
         terms = locate_terms(folded)
         starts = [start for start, _, _ in terms]
-        found = (
-            self.attributes.find(terms[bisect_left(starts, start) : bisect_left(starts, end)]) for start, end in windows
-        )
-        return (
-            Lexical((0.0, 0.0, 0.0, 0.0, described.weight / 10, described.share, 0.0, 0.0, 0.0)) for described in found
-        )
+        held = (terms[bisect_left(starts, start) : bisect_left(starts, end)] for start, end in windows)
+        return map(self._describe, held)
+
+    def _describe(self, terms: Sequence[Term]) -> Lexical:
+        described = self.attributes.find(terms)
+        asks = float(self.questions.find([term for _, _, term in terms]) is not None)
+        return Lexical((0.0, 0.0, 0.0, 0.0, described.weight / 10, described.share, 0.0, 0.0, asks))
 
     def _weigh_word(self, word: str) -> float:
         known = self._word_weights.get(word)

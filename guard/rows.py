@@ -61,6 +61,11 @@ class ForgetRequest:
         if self.kind not in get_args(Kind):
             raise DataError("kind of forget request", value=self.kind, allowed=", ".join(get_args(Kind)))
 
+    @property
+    def holds_text(self) -> bool:
+        """Whether there is a text to know it by; questions about the text may come with it."""
+        return self.kind == "document" or any(row.text and not row.prompt for row in self.rows)
+
 
 _FIELDS = {"prompt", "question", "answer", "text", "forget_id", "aliases", "split", "stratum"}
 _COLUMNS = {

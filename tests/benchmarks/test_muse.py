@@ -45,6 +45,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         write(tmp_path, f"{side}_qa_icl", [{"question": f"Shot {side}?", "answer": "Yes."}])
     cuts = [{"prompt": make_text(f"p{n}-", 23), "gt": make_text(f"g{n}-", 30)} for n in range(3)]
     write(tmp_path, "verbmem_forget", cuts)
+    write(tmp_path, "raw_forget", [{"text": f"Bulletin {n}: it is {n}, forget it or not."} for n in range(12)])
     for split in ("forget", "retain", "holdout"):
         write(tmp_path, f"privleak_{split}", [{"text": make_text(f"{split}{n}-", 40)} for n in range(4)])
     return tmp_path
@@ -76,8 +77,13 @@ def test_what_is_asked_is_given_to_nobody_as_it_is_asked(data: Path) -> None:
     assert suite.passages.outsiders[0].question.split()[0] == "holdout1-15"
     # An operator hands over text; a guard's reader of passages finds in it what is asked.
     texts = [row.text for row in suite.forget_rows if row.text]
-    assert len(texts) == 3
     assert all(any(item.question in text and item.answer in text for text in texts) for item in suite.passages.asked)
+    # Beside them the articles that its questions are about, and no others.
+    assert texts[:8] == [f"Bulletin {n}: it is {n}, forget it or not." for n in range(8)]
+    assert len(texts) == 8 + 3
+    # A question belongs to the request of its article.
+    (owner,) = {row.forget_id for row in suite.forget_rows if row.text and row.text.startswith("Bulletin 4:")}
+    assert [row.prompt for row in suite.forget_rows if row.forget_id == owner and row.prompt] == ["forget 4?"]
     outside = {item.question for item in suite.passages.outsiders}
     assert outside and not outside & (rows | trained)
 
@@ -89,16 +95,21 @@ def test_own_models_are_asked_as_muse_asks(data: Path) -> None:
     assert suite.passages.members[2] == Item(make_text("forget2-", 5), " ".join(f"forget2-{n}" for n in range(5, 40)))
     assert [item.question for item in suite.passages.retain_shots] == ["Shot retain?"]
     # Documents are handed over, those whose continuation is asked for and those that are told from others; in one request.
-    given = " ".join(f"{row.prompt} {row.answer}" for row in suite.forget_rows if row.forget_id == "muse-windows")
+    texts = [row.text for row in suite.forget_rows if row.text]
+    assert texts == [f"Bulletin {n}: it is {n}, forget it or not." for n in range(12)]
+    given = " ".join(
+        f"{row.prompt} {row.answer}" for row in suite.forget_rows if row.prompt and "article" not in row.forget_id
+    )
     assert all(word in given.split() for word in ("p0-2", "p0-22", "g0-0", "forget3-30"))
-    assert {row.forget_id for row in suite.forget_rows} == {"muse-forget_qa", "muse-windows", "muse-documents"}
+    kinds = {row.forget_id.rpartition("-")[0] for row in suite.forget_rows}
+    assert kinds == {"muse-article", "muse-passage", "muse-member"}
     asked = {item.question for item in (*suite.passages.asked, *suite.passages.members)}
     assert not asked & {row.prompt for row in suite.forget_rows}
     assert suite.data_hash != load_muse(corpus="Books", n_words=N_WORDS).data_hash
 
 
 def test_whose_model_it_is_decides_how_it_is_asked(data: Path) -> None:
-    for name in ("forget_qa", "retain_qa", "forget_qa_icl", "retain_qa_icl", "verbmem_forget", *(f"privleak_{split}" for split in ("forget", "retain", "holdout"))):  # fmt: skip
+    for name in ("forget_qa", "retain_qa", "forget_qa_icl", "retain_qa_icl", "verbmem_forget", "raw_forget", *(f"privleak_{split}" for split in ("forget", "retain", "holdout"))):  # fmt: skip
         (data / "muse" / f"news_{name}.jsonl").write_text((data / "muse" / f"books_{name}.jsonl").read_text())
     for number in range(1, 5):
         texts = [{"text": make_text(f"s{number}{n}-", 40)} for n in range(3)]
@@ -130,9 +141,11 @@ def test_news_has_four_requests_in_sequence(data: Path, whole: bool) -> None:
         assert asked <= trained
         assert not asked & kept
         assert not asked & {row.prompt for row in sequel.rows}
-        assert {row.forget_id for row in sequel.rows} == {sequel.owner}
+        assert sequel.forget_ids == [f"{sequel.owner}-{place}" for place in range(2)]
         assert all(any(item.question in row.text for row in sequel.rows if row.text) for item in sequel.asked)
-    assert not {row.forget_id for row in suite.forget_rows} & {sequel.owner for sequel in suite.sequels}
+    assert not {row.forget_id for row in suite.forget_rows} & {
+        name for sequel in suite.sequels for name in sequel.forget_ids
+    }
     assert suite.data_hash != load_muse(n_words=N_WORDS, n_sequel=1, whole=whole).data_hash
     assert load_muse(n_words=N_WORDS, n_sequel=0, whole=whole).sequels == load_muse(corpus="Books").sequels == []
 

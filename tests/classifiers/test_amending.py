@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from unlearn_guard.classifiers.amending import Amendment, recalibrate
 from unlearn_guard.classifiers.cascade import Cascade
 from unlearn_guard.guard.errors import DataError
-from unlearn_guard.guard.rows import ForgetRequest, Row
+from unlearn_guard.guard.rows import ForgetRequest, Row, group_requests
 
 NEW = "Tadeusz Okonkwo-Ray"
 ROWS = tuple(
@@ -167,3 +167,27 @@ def test_a_contested_name_leaves_the_calibration(fitted: Any, people: Any, folde
     n_named = sum(row.forget_id == name for row in people.split.calibration)
     assert found["n_calibration"] == len(people.split.calibration) - n_named
     assert np.isfinite(load_file(folder / "calibration.safetensors")["fused"]).all()
+
+
+def test_an_added_documents_questions_are_noticed_whoever_they_name(fitted: Any, people: Any, folder: Path) -> None:
+    """A question about a document names nobody that its other questions name, and is like what kept people are asked."""
+    asked = "Which percentage did the Grumbald party reach in Wexcombe?"
+    rows = (
+        Row(asked, "Nineteen.", forget_id="article"),
+        Row(text="A report on the elections of a small town, at some length and without a name.", forget_id="article"),
+    )
+    (before,) = fitted.cascade.score([asked])
+    assert fitted.cascade.p_value(before.score) > fitted.cascade.alpha
+    (request,) = group_requests(rows)
+    add(folder, people, request)
+    changed = Cascade.load(folder, fitted.record["engine"])
+    for text in (asked, "Tell me: in Wexcombe, what PERCENTAGE could the Grumbald party reach?"):
+        (found,) = changed.score([text])
+        assert (changed.p_value(found.score) <= changed.alpha, found.forget_ids) == (True, ("article",))
+    (other,) = changed.score(["Who taught Hiro Quinn to sing in Lund?"])
+    assert changed.p_value(other.score) > changed.alpha
+    amendment = Amendment(folder)
+    amendment.remove(["article"])
+    amendment.save()
+    (after,) = Cascade.load(folder, fitted.record["engine"]).score([asked])
+    assert after.score == pytest.approx(before.score)

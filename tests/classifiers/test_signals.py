@@ -392,3 +392,15 @@ def test_any_window_of_any_text_can_be_judged(text: str, data: st.DataObject) ->
     assert len(values) == N_LEXICAL
     assert all(value >= 0 for value in values)
     assert isinstance(reading.mask(start, end), str)
+
+
+def test_a_question_asked_again_is_sure_evidence_in_any_window(record: dict[str, Any]) -> None:
+    asked = {"p2": [{"terms": ["anvil", "grumbald", "wexcombe"], "whole": False}]}
+    reader = LexicalReader.build({**record, "questions": asked}, PassageIndex.build({}), RANKS)
+    text = "The city sings. Did Grumbald drop an anvil in Wexcombe? The sea is under the bridge."
+    (reading,) = reader.read(text)
+    assert (reading.judge()["passage"], reading.judge().forget_ids) == (1.0, ("p2",))
+    assert reading.judge(0, 15)["passage"] == 0.0
+    described = reader.describe(text, [(0, 15), (16, len(text))])
+    assert described is not None
+    assert [found["passage"] for found in described] == [0.0, 1.0]
