@@ -15,7 +15,12 @@ _REFERENCES = {
     "retain-only-twin": "The same with another training seed: what two models that never knew differ by",
     "none-mixture": "The mixture of experts that `uoe` starts from",
 }
-_EXACT = "Exact unlearning by sharded adapters: what saw the forget set is dropped"
+_EXACT = {
+    "s3t": (
+        "Exact unlearning by sharded adapters: what saw the forget set is dropped",
+        "Chowdhury et al., arXiv 2406.16257",
+    )
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,8 @@ def _describe(name: str) -> RowEntry:
     if name in list_methods():
         method = load_method(name)
         return RowEntry(name, f"editing {method.tier}", method.title, method.source)
-    return RowEntry(name, "exact", _EXACT, "Chowdhury et al., arXiv 2406.16257")
+    title, source = _EXACT[name]
+    return RowEntry(name, "exact", title, source)
 
 
 __all__ = ["SUBJECTS", "RowEntry", "describe_rows", "guard_rows", "weight_rows"]

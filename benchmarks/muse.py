@@ -2,8 +2,8 @@
 
 A model that somebody else trained is asked as MUSE's public code asks: whole passages, ten worked examples before a question. The small models
 that the benchmark trains learn windows of the passages, and are asked to continue windows; a guard and an editor get the same text cut at other
-places, as an operator would hand over the document. A guard also gets the articles that the questions are about: the small models have not
-read these, only answers to questions about them, so that there is nothing in them for an editor to take back.
+places, as an operator would hand over the document. A guard also gets the articles that the questions are about: of these the small models
+have read no more than answers and such windows, so that there is nothing else in them for an editor to take back.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def load_muse(
     n_passages: of each kind. n_sequel: documents of each request of the sequence, 0 for no sequence. n_words: of a window, two of which make a row. whole: ask as MUSE does, with whole passages and worked examples.
     Locally it is read from `muse/<corpus>_<split>.jsonl`: forget_qa, retain_qa, forget_qa_icl, retain_qa_icl (question, answer),
     verbmem_forget (prompt, gt), raw_forget, privleak_forget, privleak_retain, privleak_holdout (text); of News also sust_forget_1 to _4 (text).
-    Those are MUSE's four requests in sequence (C6), of which the first two, three and four together are its growing forget sets (C5).
+    Those are MUSE's four requests in sequence (C6), the first of which is the forget set itself; the first two, three and four together are its
+    growing forget sets (C5).
     """
     if corpus not in ("News", "Books"):
         raise SettingsError("MUSE corpus", value=corpus, allowed="News, Books")
@@ -76,17 +77,12 @@ def load_muse(
     asked = [_join(start[-n_words:], rest[:n_words]) for start, rest in documents]
     handed = {place: articles[place] for place in (range(len(articles)) if whole else sorted(set(sources)))}
     # A request for each document: an editor trains on rows, a guard reads the text, too.
-    requests = [_hand_over(f"muse-{_name_article(place)}", text, []) for place, text in handed.items()]
+    requests = [
+        _hand_over(f"muse-{_name_article(place)}", text, _cut_all(text.split(), n_words) if whole else [])
+        for place, text in handed.items()
+    ]
     if whole:
         members = [row["text"] for row in read("privleak", "forget")][:n_passages]
-        requests += [
-            _hand_over(f"muse-passage-{place}", "", _cut_all([*start, *rest], n_words))
-            for place, (start, rest) in enumerate(documents)
-        ]
-        requests += [
-            _hand_over(f"muse-member-{place}", "", _cut_all(text.split(), n_words))
-            for place, text in enumerate(members)
-        ]
         passages = Passages(
             asked=[Item(row["prompt"], row["gt"]) for row in verbatim],
             members=[_cut_once(text, n_words) for text in members],
@@ -96,8 +92,12 @@ def load_muse(
         )
     else:
         requests += [
-            _hand_over(f"muse-passage-{place}", _keep_middle(start, rest, n_words), _cut_beside(start, rest, n_words))
-            for place, (start, rest) in enumerate(documents)
+            _hand_over(
+                _find_request(row["prompt"], articles, f"passage-{place}"),
+                _keep_middle(start, rest, n_words),
+                _cut_beside(start, rest, n_words),
+            )
+            for place, (row, (start, rest)) in enumerate(zip(verbatim, documents, strict=True))
         ]
         passages = Passages(asked, asked, [_cut_middle(text, n_words) for text in outside])
     given = [row for request in requests for row in request]
@@ -145,6 +145,12 @@ def find_sources(pairs: Sequence[Pair], texts: Sequence[str]) -> list[int]:
 
 def _name_article(place: int) -> str:
     return f"article-{place}"
+
+
+def _find_request(beginning: str, articles: Sequence[str], name: str) -> str:
+    """Return the forget request of the article that begins, or goes on, so; one of this name where there is none."""
+    found = (place for place, article in enumerate(articles) if beginning in article)
+    return f"muse-{_name_article(place) if (place := next(found, None)) is not None else name}"
 
 
 def _hand_over(owner: str, text: str, windows: Sequence[Item]) -> list[Row]:

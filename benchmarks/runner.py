@@ -104,7 +104,7 @@ def run_bench(
             targets=targets,
             device=device,
         )
-    names = list(methods or sizes["methods"] or [name for name in SUBJECTS if models is None or name not in NEEDS])
+    names = list(methods or sizes["methods"] or list_rows(sizes, own_models=models is not None))
     if models is not None and (needy := [name for name in names if name in NEEDS]):
         raise SettingsError("row", value=needy[0], allowed="where the benchmark trains the models itself")
     if studies is None:  # Named rows are asked for alone; the user's own models have no twin to upgrade to.
@@ -151,6 +151,12 @@ def run_bench(
     }
     write_report(report, out)
     return report
+
+
+def list_rows(sizes: dict[str, Any], *, own_models: bool) -> list[str]:
+    """Return every row that a suite can have, and that needs no model which is not there."""
+    without = set(sizes.get("without", ())) | (set(NEEDS) if own_models else set())
+    return [name for name in SUBJECTS if name not in without]
 
 
 def derive(rows: Sequence[dict[str, Any]], suite: str) -> dict[str, Any]:

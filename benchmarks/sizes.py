@@ -51,6 +51,8 @@ class SuiteFile(BaseModel):
     source: str
     licence: str
     profiles: dict[str, dict[str, Any]]
+    without: tuple[str, ...] = ()
+    """Rows that the suite has no place for, where none are named."""
 
 
 def list_suites() -> list[str]:
@@ -65,9 +67,10 @@ def load_suite_file(name: str) -> SuiteFile:
 
 def load_profile(suite: str, profile: str) -> dict[str, Any]:
     """Return a suite's sizes in a profile, and what the profile asks for; raise UnknownNameError for either name."""
-    sizes = load_suite_file(suite).profiles
+    file = load_suite_file(suite)
+    sizes = file.profiles
     asked = ProfileFile(**_read(_PROFILES, "profile", profile, sizes)).model_dump(exclude={"title"})
-    return {**asked, **sizes[profile]}
+    return {**asked, **({"without": file.without} if file.without else {}), **sizes[profile]}
 
 
 def _read(folder: Path, kind: str, name: str, known: Sequence[str] | dict[str, Any]) -> dict[str, Any]:

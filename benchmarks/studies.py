@@ -187,10 +187,15 @@ def measure_partial(site: Site, percent: int) -> dict[str, Any]:
     """Tell guard and editor a part of the facts alone: does the rest leak?"""
     bench = site.bench
     suite = bench.suite
-    facts = list(dict.fromkeys((row.forget_id, row.answer) for row in suite.forget_rows))
+    facts = list(dict.fromkeys((row.forget_id, row.answer) for row in suite.forget_rows if row.prompt))
     rng = np.random.default_rng(bench.seed)
     known = {facts[place] for place in rng.permutation(len(facts))[: max(1, round(len(facts) * percent / 100))]}
-    rows = [row for row in suite.forget_rows if (row.forget_id, row.answer) in known]
+    owners = {owner for owner, _ in known}
+    rows = [
+        row
+        for row in suite.forget_rows
+        if ((row.forget_id, row.answer) in known if row.prompt else row.forget_id in owners)
+    ]
     bundle = fit(
         bench.bundles.model,
         rows,

@@ -110,12 +110,16 @@ def mine_aliases(request: ForgetRequest, kept: Iterable[Row], *, min_share: floa
     """Return names that run through a forget request's rows and never occur in kept rows.
 
     A name is a run of two or more capitalised words in at least `min_share` of the rows (and at least two) that is
-    about as frequent as the most frequent one, or a variant of it: what a person's rows name now and then is a place.
+    about as frequent as the most frequent one, or a variant of it: what a person's rows name now and then is a place. Where a text comes
+    with questions about it, the questions count: whoever a document mentions is not who it is about.
     """
+    texts = [row.text for row in request.rows if row.text and not row.prompt]
+    asked = [row for row in request.rows if row.prompt and not any(row.prompt in text for text in texts)]
+    rows = asked if texts and len(texts) < len(request.rows) else request.rows
     counts: Counter[str] = Counter()
-    for row in request.rows:
+    for row in rows:
         counts.update(set(_find_names(f"{row.query}\n{row.answer}")))
-    least = max(2, min_share * len(request.rows))
+    least = max(2, min_share * len(rows))
     candidates = [name for name, count in counts.items() if count >= least]
     if not candidates:
         return ()

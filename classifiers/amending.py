@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,10 @@ from unlearn_guard.classifiers.attributes import Weights
 from unlearn_guard.classifiers.cascade import Cascade, read_calibrations
 from unlearn_guard.classifiers.encoder import OnnxEncoder
 from unlearn_guard.classifiers.facts import mine_facts
-from unlearn_guard.classifiers.fitting import hash_row, leave_out_named, mask_text, score_clean
+from unlearn_guard.classifiers.fitting import hash_row, leave_out_named, make_stratum, mask_text, score_clean
 from unlearn_guard.classifiers.index import NeighbourIndex
-from unlearn_guard.classifiers.names import split_parts
 from unlearn_guard.classifiers.passages import PassageIndex
-from unlearn_guard.classifiers.questions import mine_questions, read_terms
+from unlearn_guard.classifiers.questions import KeptTexts, mine_questions
 from unlearn_guard.classifiers.signals import make_judge, mine_request, read_ranks
 from unlearn_guard.guard.errors import DataError
 from unlearn_guard.guard.rows import ForgetRequest, Row
@@ -51,6 +50,12 @@ class Amendment:
     @cached_property
     def _ranks(self) -> dict[str, int]:
         return read_ranks(self._folder / "tokenizer.json")
+
+    @cached_property
+    def _alpha(self) -> float:
+        from safetensors.numpy import load_file
+
+        return float(load_file(self._folder / "calibration.safetensors")["alpha"][1])
 
     @cached_property
     def _encoder(self) -> OnnxEncoder:
@@ -81,22 +86,22 @@ class Amendment:
             )
         request = replace(request, aliases=tuple(aliases))
         weights = Weights(self._record["counts"], self._record["n_bags"], self._record["bag_words"], self._ranks)
+        texts = [row.text for row in request.rows if row.text]
+        traffic = cache(lambda: make_stratum(self._alpha, self._record.get("traffic_without", ())))
         bag, profile = mine_request(request.rows, aliases, weights)
         found = {
             "aliases": list(aliases),
             "facts": list(mine_facts(request, kept)),
             "bags": bag,
             "profiles": profile,
-            "questions": mine_questions(
-                request.rows, [part for name in aliases for part in split_parts(name)], weights, read_terms(kept)
-            ),
+            "questions": mine_questions(request.rows, aliases, weights, KeptTexts(lambda: [*kept, *traffic()])),
             "answers": mine_answers(request.rows, {owner: aliases}, weights).get(owner, []),
         }
         for name, value in found.items():
             self._record[name][owner] = value
         self._passages = self._passages.join(
             PassageIndex.build(
-                {owner: [row.text for row in request.rows if row.text]}, [f"{row.query}\n{row.answer}" for row in kept]
+                {owner: texts}, [f"{row.query}\n{row.answer}" for row in (*kept, *(traffic() if texts else ()))]
             )
         )
         is_word = make_judge(self._ranks)

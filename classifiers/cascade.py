@@ -321,7 +321,12 @@ class Cascade:
                 if same and reading.view.text[start:end] == plain[start:end]:
                     continue
                 faint = triage is not None and triage.clears_unread(reading, start, end)
-                pieces.append(_Piece(reading, start, end, FAINT if faint else reading.judge(start, end)))
+                if faint:
+                    pieces.append(_Piece(reading, start, end, FAINT))
+                    continue
+                # Prompt and answer together hold the words of many questions that neither asks.
+                lexical = reading.judge(start, end, supplied=known.terms if known else (), asks=not whole)
+                pieces.append(_Piece(reading, start, end, lexical))
         return pieces
 
     def judge(self, pieces: Sequence[_Piece]) -> list[dict[str, Any]]:

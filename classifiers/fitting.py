@@ -25,9 +25,8 @@ from unlearn_guard.classifiers.facts import mine_facts
 from unlearn_guard.classifiers.head import LOGIT_LIMIT, Head, HeadWeights, write_head
 from unlearn_guard.classifiers.index import NeighbourIndex, search_others
 from unlearn_guard.classifiers.masking import find_strangers, mask
-from unlearn_guard.classifiers.names import split_parts
 from unlearn_guard.classifiers.passages import PassageIndex
-from unlearn_guard.classifiers.questions import mine_questions, read_terms
+from unlearn_guard.classifiers.questions import KeptTexts, mine_questions
 from unlearn_guard.classifiers.signals import N_LEXICAL, SIGNALS, LexicalReader, make_judge, mine, own_terms, read_ranks
 from unlearn_guard.classifiers.traffic import make_traffic
 from unlearn_guard.classifiers.triage import Triage
@@ -160,7 +159,8 @@ def fit_cascade(
     recall = _flag_rate(calm, _score_all(trial, split.forget_validation))
     false_flags = _flag_rate(calm, _score_all(trial, split.retain_validation))
 
-    final = fitter.assemble(_join(_forget_parts(split)), _join(_kept_parts(split)), split.calibration)
+    calibrating = [*split.calibration, *make_stratum(alpha, traffic_without)]
+    final = fitter.assemble(_join(_forget_parts(split)), _join(_kept_parts(split)), calibrating)
     calibration_rows = leave_out_named(final, split.calibration)
     if len(calibration_rows) < MIN_ROWS:
         calibration_rows = list(split.calibration)
@@ -179,6 +179,7 @@ def fit_cascade(
             "n_forget": len(final.index.labels),
             "n_retain": sum(len(part) for part in _kept_parts(split)),
             "n_aliases": sum(len(names) for names in fitter.aliases.values()),
+            "n_questions": fitter.n_questions,
             "strata": {name: len(scores) for name, scores in calibration.strata.items()},
             "n_answers": len(joint.scores),
             "n_contested": len(split.calibration) - len(calibration_rows),
@@ -197,7 +198,7 @@ def score_clean(
 ) -> dict[str, npt.NDArray[Any]]:
     """Return the calibration's arrays: scores of clean rows by prompt and with the answer (NaN without one), the place of
     each row's stratum among `strata` (-1: none), and scores of built-in traffic, `traffic_without` some kinds of it."""
-    traffic = _make_stratum(final, alpha, traffic_without)
+    traffic = leave_out_named(final, make_stratum(alpha, traffic_without))[: _count_stratum(alpha)]
     triage, final.triage = final.triage, Triage()  # Clearing can only lower a score: calibrate without it.
     with _remember_vectors(final.encoder):
         built_in = _score_all(final, traffic), _score_answers(final, traffic)
@@ -247,17 +248,19 @@ def leave_out_named(final: Cascade, rows: Sequence[Row]) -> list[Row]:
     return [row for row, is_named in zip(rows, named, strict=True) if not is_named]
 
 
-def _make_stratum(final: Cascade, alpha: float, without: Sequence[str]) -> list[Row]:
+def make_stratum(alpha: float, without: Sequence[str] = ()) -> list[Row]:
     """Return built-in clean traffic to calibrate on beside the operator's rows: those are often of one kind alone.
 
-    Empty where `alpha` is finer than the built-in traffic can hold.
+    More than is used, since rows that name a forgotten person are left out. Empty where `alpha` is finer than the built-in traffic can hold.
     """
-    n_rows = max(_LEAST_TRAFFIC, math.ceil(1.0 / alpha))
-    if n_rows > _MOST_TRAFFIC:
-        return []
+    n_rows = _count_stratum(alpha)
     stand_ins = {row.prompt for row in make_traffic()}  # Where there are no kept rows, these were fitted.
-    rows = [row for row in make_traffic(2 * n_rows, seed=1, without=without) if row.prompt not in stand_ins]
-    return leave_out_named(final, rows)[:n_rows]
+    return [row for row in make_traffic(2 * n_rows, seed=1, without=without) if row.prompt not in stand_ins]
+
+
+def _count_stratum(alpha: float) -> int:
+    n_rows = max(_LEAST_TRAFFIC, math.ceil(1.0 / alpha))
+    return n_rows if n_rows <= _MOST_TRAFFIC else 0
 
 
 class _Fitter:
@@ -310,14 +313,9 @@ class _Fitter:
         )
         reader = LexicalReader.build(self._record, self._passages, self.ranks)
         if calibration is not None:
-            known = read_terms([*kept, *calibration])
+            known = KeptTexts(lambda: [*kept, *calibration])
             self._record["questions"] = {
-                owner: mine_questions(
-                    request.rows,
-                    [part for name in self.aliases[owner] for part in split_parts(name)],
-                    reader.weights,
-                    known,
-                )
+                owner: mine_questions(request.rows, self.aliases[owner], reader.weights, known)
                 for owner, request in owned.items()
             }
             reader = LexicalReader.build(self._record, self._passages, self.ranks)
@@ -417,6 +415,11 @@ class _Fitter:
             facts=trial._facts,
             topics=self._only_topics,
         )
+
+    @property
+    def n_questions(self) -> int:
+        """How many questions are recognised when they are asked again."""
+        return sum(map(len, self._record.get("questions", {}).values()))
 
     @property
     def _only_topics(self) -> bool:

@@ -169,7 +169,7 @@ _COUNTRIES = frozenset(_PEOPLES.values())
 _CONTINENTS = frozenset("africa african america american arab asia asian europe european latin latina latino".split())
 _CENTURY = re.compile(r"\b(\d{1,2})(?:st|nd|rd|th)?[ -]century\b|\b(1[0-9]|20)(\d)0s\b")
 _YEAR = re.compile(r"\b(1[0-9]\d\d|20\d\d)\b")
-_MEDIEVAL = re.compile(r"\b(medieval|victorian|renaissance|ancient|elizabethan|byzantine|edwardian)\b")
+_ERA = re.compile(r"\b(medieval|victorian|renaissance|ancient|elizabethan|byzantine|edwardian)\b")
 _WORD = re.compile(r"[^\W\d_]+")
 # One trade under several names does not make two people.
 _SAME = dict.fromkeys("writer novelist essayist poet dramatist storyteller".split(), "author") | {
@@ -248,15 +248,21 @@ def differs(described: frozenset[str], profile: frozenset[str]) -> bool:
     said, known = _sort_by_kind(described), _sort_by_kind(profile)
     both = said.keys() & known.keys()
     agreeing = {kind for kind in both if said[kind] & known[kind]}
-    return bool("time" in both - agreeing or (both and not agreeing))
+    conflicting = (
+        both - agreeing - {"era"}
+    )  # A Victorian may have lived in the 19th century, and written of ancient Rome.
+    return "century" in conflicting or bool(conflicting and not agreeing)
 
 
 def _sort_by_kind(descriptions: frozenset[str]) -> dict[str, set[str]]:
     """Return descriptions by what they say: when somebody lived, where, what they do."""
     found: dict[str, set[str]] = {}
     for word in descriptions:
-        is_time = word.startswith("century ") or _MEDIEVAL.fullmatch(word)
-        found.setdefault("time" if is_time else "place" if word in _COUNTRIES else "trade", set()).add(word)
+        if word.startswith("century "):
+            kind = "century"
+        else:
+            kind = "era" if _ERA.fullmatch(word) else "place" if word in _COUNTRIES else "trade"
+        found.setdefault(kind, set()).add(word)
     return found
 
 
@@ -266,7 +272,7 @@ def find_descriptions(text: str) -> frozenset[str]:
     found = {_SAME.get(word, word) for word in words if word in _PROFESSIONS}
     found |= {_PEOPLES[word] for word in words if word in _PEOPLES}
     found |= {f"century {match.group(1) or int(match.group(2)) + 1}" for match in _CENTURY.finditer(text)}
-    found |= {match.group(1) for match in _MEDIEVAL.finditer(text)}
+    found |= {match.group(1) for match in _ERA.finditer(text)}
     return frozenset(found)
 
 

@@ -49,9 +49,7 @@ class PassageIndex:
         )
         hashes, owners = _sort_pairs(hashes, owners)
         if len(hashes):
-            shared = np.zeros(len(hashes), bool)
-            for text in kept:
-                shared |= np.isin(hashes, hash_ngrams(text))
+            shared = np.isin(hashes, np.concatenate([np.zeros(0, np.uint64), *map(hash_ngrams, kept)]))
             hashes, owners = hashes[~shared], owners[~shared]
         return cls(hashes, owners, names)
 

@@ -7,7 +7,9 @@ learns what forget rows have in common, and a request of scattered questions has
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 from unlearn_guard.classifiers.attributes import Weights, find_terms
@@ -16,10 +18,10 @@ from unlearn_guard.guard.rows import Row
 
 QUESTION_NATS = 15.0
 """Rarity of the words of a question, together, from which another text does not hold them all by chance."""
-_WHOLE_NATS = 3.0
+_WHOLE_NATS = 6.0
 """The same for a text that consists of the question's words and no others."""
-_LEAST_TERMS, _MOST_TERMS = 3, 32
-_TELLING_NATS = 3.0
+_LEAST_TERMS, _LEAST_WHOLE_TERMS, _MOST_TERMS = 3, 2, 32
+_TELLING_NATS = 2.0
 
 
 class QuestionIndex:
@@ -27,38 +29,72 @@ class QuestionIndex:
 
     def __init__(self, questions: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:
         """Take owner → what `mine_questions` returns."""
-        self._by_first: dict[str, list[tuple[frozenset[str], str]]] = defaultdict(list)
+        self._by_opening: dict[str, list[tuple[frozenset[str], str]]] = defaultdict(list)
         self._whole: dict[frozenset[str], str] = {}
+        self._terms: set[str] = set()
+        self._openings: set[str] = set()
         for owner, asked in questions.items():
             for question in asked:
-                terms = frozenset(question["terms"])
+                opening, terms = question["terms"][0], frozenset(question["terms"])
+                self._openings.add(opening)
+                self._terms |= terms
                 if question["whole"]:
                     self._whole.setdefault(terms, owner)
                 else:
-                    self._by_first[question["terms"][0]].append((terms, owner))
+                    self._by_opening[opening].append((terms, owner))
 
-    def find(self, terms: Sequence[str]) -> str | None:
-        """Return the owner of a question that some terms ask, None without one: its telling words are all among them, or they are its words."""
-        if not self._by_first and not self._whole:
+    def find(self, terms: Sequence[str], *, supplied: Collection[str] = ()) -> str | None:
+        """Return the owner of a question that some terms ask, None without one: its telling words are all among them, or they are its words.
+
+        A question all of whose words are `supplied` does not count.
+        """
+        if not self._openings:
             return None
         held = frozenset(terms)
         for term in terms:
-            for asked, owner in self._by_first.get(term, ()):
-                if asked <= held:
+            for asked, owner in self._by_opening.get(term, ()):
+                if asked <= held and not asked.issubset(supplied):
                     return owner
-        return self._whole.get(held)
+        return None if held.issubset(supplied) else self._whole.get(held)
+
+    def holds(self, term: str) -> bool:
+        """Return whether any question holds a term."""
+        return term in self._terms
+
+    def count_openings(self, terms: Sequence[str]) -> list[int]:
+        """Return prefix counts of rarest words of questions, one more than terms: where there is none, no question is asked."""
+        return [0, *accumulate(term in self._openings for term in terms)]
+
+
+class KeptTexts:
+    """Rows that are kept, by the words they hold; read when first asked, since few forget requests have a question to ask for."""
+
+    def __init__(self, rows: Callable[[], Iterable[Row]]) -> None:
+        self._rows = rows
+
+    @cached_property
+    def _by_term(self) -> dict[str, list[frozenset[str]]]:
+        found: dict[str, list[frozenset[str]]] = defaultdict(list)
+        for row in self._rows():
+            terms = frozenset(find_terms(normalise(f"{row.query}\n{row.answer}").text))
+            for term in terms:
+                found[term].append(terms)
+        return found
+
+    def hold(self, terms: Sequence[str]) -> bool:
+        """Return whether one of the rows, its answer and text included, holds all terms; the first one is the rarest."""
+        return any(held.issuperset(terms) for held in self._by_term.get(terms[0], ()))
 
 
 def mine_questions(
-    rows: Iterable[Row], names: Iterable[str], weights: Weights, kept: Iterable[frozenset[str]]
+    rows: Iterable[Row], names: Iterable[str], weights: Weights, kept: KeptTexts
 ) -> list[dict[str, Any]]:
     """Return the questions of one request's rows as plain JSON: their terms, and whether a text must have no others (`whole`).
 
-    Where the telling terms are rare enough together, they are all that counts, the rarest first. `names` are parts of the request's name, which do
-    not count. Left out are questions of common words, and those whose words all stand in one of the `kept` texts.
+    The rarest term comes first. Where the telling terms are rare enough together, they are all that counts. `names` are the request's own, whose words do
+    not count: they are noticed without. Left out are questions of common words, and those whose words all stand in one of the `kept` rows.
     """
-    parts = set(names)
-    known = list(kept)
+    parts = {term for name in names for term in find_terms(normalise(name).text)}
     found: dict[tuple[tuple[str, ...], bool], None] = {}
     for row in rows:
         every = dict.fromkeys(find_terms(normalise(row.prompt).text))
@@ -69,15 +105,6 @@ def mine_questions(
         nats = sum(map(weights.weigh, telling))
         if _LEAST_TERMS <= len(telling) <= _MOST_TERMS and nats >= QUESTION_NATS:
             found[tuple(telling), False] = None
-        elif nats >= _WHOLE_NATS:
-            found[tuple(sorted(every)), True] = None
-    return [
-        {"terms": list(terms), "whole": whole}
-        for terms, whole in found
-        if not any(text.issuperset(terms) for text in known)
-    ]
-
-
-def read_terms(rows: Iterable[Row]) -> list[frozenset[str]]:
-    """Return the terms of each row, its answer and text included."""
-    return [frozenset(find_terms(normalise(f"{row.query}\n{row.answer}").text)) for row in rows]
+        elif len(telling) >= _LEAST_WHOLE_TERMS and nats >= _WHOLE_NATS:
+            found[tuple(dict.fromkeys([*telling, *every])), True] = None
+    return [{"terms": list(terms), "whole": whole} for terms, whole in found if not kept.hold(terms)]

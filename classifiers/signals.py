@@ -7,7 +7,7 @@ import math
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -96,6 +96,7 @@ class Reading:
         if len(self.terms) > _LONG_TERMS:
             self._sums = reader.attributes.accumulate(self.terms)
             self._totals = reader.attributes.accumulate_total(self.terms, _LONG_TERMS)
+            self._openings = reader.questions.count_openings([term for _, _, term in self.terms])
 
     @property
     def lines(self) -> list[int]:
@@ -116,6 +117,8 @@ class Reading:
         if self._sums is None or self._find_hits(start, end):
             return False
         first, last = bisect_left(self._starts, start), bisect_left(self._starts, end)
+        if self._openings[last] > self._openings[first]:  # It may ask a question whose words are in no bag.
+            return False
         most = float((self._sums[last] - self._sums[first]).max(initial=0.0))
         if most < 10 * weight:
             return True
@@ -124,9 +127,18 @@ class Reading:
         return most < share * float(self._totals[last] - self._totals[first])
 
     def judge(
-        self, start: int = 0, end: int | None = None, *, without: Mapping[str, frozenset[str]] | None = None
+        self,
+        start: int = 0,
+        end: int | None = None,
+        *,
+        without: Mapping[str, frozenset[str]] | None = None,
+        supplied: Collection[str] = (),
+        asks: bool = True,
     ) -> Lexical:
-        """Return the signals of characters [start, end); `without` leaves words out of bags, by owner."""
+        """Return the signals of characters [start, end).
+
+        without: words to leave out of bags, by owner. supplied: terms a question of which alone is none. asks: whether questions are looked for.
+        """
         end = len(self.view.text) if end is None else end
         best: dict[str, float] = {}
         owners: dict[str, tuple[str, ...]] = {}
@@ -138,9 +150,10 @@ class Reading:
                 named.extend(hit.owners)
         first, last = bisect_left(self._starts, start), bisect_left(self._starts, end)
         terms = self.terms[first:last]
-        if (asker := self._reader.questions.find([term for _, _, term in terms])) is not None:
-            best["passage"] = 1.0
-            owners.setdefault("passage", (asker,))
+        if asks and best.get("passage", 0.0) < 1.0:
+            asker = self._reader.questions.find([term for _, _, term in terms], supplied=supplied)
+            if asker is not None:
+                best["passage"], owners["passage"] = 1.0, (asker,)
         described = self._reader.attributes.find(terms, without=without)
         kept = self._reader.kept.find(terms, without=without) if described.weight else _NOTHING
         values = (
@@ -273,7 +286,7 @@ class LexicalReader:
     def _weigh_word(self, word: str) -> float:
         known = self._word_weights.get(word)
         if known is None:
-            terms = [term for term in find_terms(word) if self.attributes.posts(term)]
+            terms = [term for term in find_terms(word) if self.attributes.posts(term) or self.questions.holds(term)]
             hides = not self.is_word(word) and any(map(self.names.knows, turn_word(word)))
             known = math.inf if hides or self.names.knows(word) else sum(map(self.weights.weigh, terms))
             if len(self._word_weights) < _REMEMBERED_WORDS:

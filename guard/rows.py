@@ -63,8 +63,12 @@ class ForgetRequest:
 
     @property
     def holds_text(self) -> bool:
-        """Whether there is a text to know it by; questions about the text may come with it."""
-        return self.kind == "document" or any(row.text and not row.prompt for row in self.rows)
+        """Whether it is text above all, to be known by; questions about the text may come with it."""
+        if self.kind != "person":
+            return self.kind == "document"
+        n_words = [len(row.query.split()) for row in self.rows]
+        n_text = sum(n for n, row in zip(n_words, self.rows, strict=True) if row.text and not row.prompt)
+        return n_text > 0 and 2 * n_text >= sum(n_words)
 
 
 _FIELDS = {"prompt", "question", "answer", "text", "forget_id", "aliases", "split", "stratum"}

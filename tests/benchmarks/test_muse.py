@@ -45,7 +45,12 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         write(tmp_path, f"{side}_qa_icl", [{"question": f"Shot {side}?", "answer": "Yes."}])
     cuts = [{"prompt": make_text(f"p{n}-", 23), "gt": make_text(f"g{n}-", 30)} for n in range(3)]
     write(tmp_path, "verbmem_forget", cuts)
-    write(tmp_path, "raw_forget", [{"text": f"Bulletin {n}: it is {n}, forget it or not."} for n in range(12)])
+    write(
+        tmp_path,
+        "raw_forget",
+        [{"text": f"Bulletin {n}: it is {n}, forget it or not."} for n in range(12)]
+        + [{"text": f"{cuts[0]['prompt']} {cuts[0]['gt']}"}],
+    )
     for split in ("forget", "retain", "holdout"):
         write(tmp_path, f"privleak_{split}", [{"text": make_text(f"{split}{n}-", 40)} for n in range(4)])
     return tmp_path
@@ -84,6 +89,9 @@ def test_what_is_asked_is_given_to_nobody_as_it_is_asked(data: Path) -> None:
     # A question belongs to the request of its article.
     (owner,) = {row.forget_id for row in suite.forget_rows if row.text and row.text.startswith("Bulletin 4:")}
     assert [row.prompt for row in suite.forget_rows if row.forget_id == owner and row.prompt] == ["forget 4?"]
+    # So does a passage, where it is known whose it is.
+    owners = [row.forget_id for row in suite.forget_rows if row.text and "p" in row.text[:1]]
+    assert owners == ["muse-article-12", "muse-passage-1", "muse-passage-2"]
     outside = {item.question for item in suite.passages.outsiders}
     assert outside and not outside & (rows | trained)
 
@@ -94,15 +102,13 @@ def test_own_models_are_asked_as_muse_asks(data: Path) -> None:
     assert suite.passages.asked[1] == Item(make_text("p1-", 23), make_text("g1-", 30))
     assert suite.passages.members[2] == Item(make_text("forget2-", 5), " ".join(f"forget2-{n}" for n in range(5, 40)))
     assert [item.question for item in suite.passages.retain_shots] == ["Shot retain?"]
-    # Documents are handed over, those whose continuation is asked for and those that are told from others; in one request.
+    # All articles are handed over, each a request: as text, and cut elsewhere than where it is asked to go on.
     texts = [row.text for row in suite.forget_rows if row.text]
-    assert texts == [f"Bulletin {n}: it is {n}, forget it or not." for n in range(12)]
-    given = " ".join(
-        f"{row.prompt} {row.answer}" for row in suite.forget_rows if row.prompt and "article" not in row.forget_id
-    )
-    assert all(word in given.split() for word in ("p0-2", "p0-22", "g0-0", "forget3-30"))
-    kinds = {row.forget_id.rpartition("-")[0] for row in suite.forget_rows}
-    assert kinds == {"muse-article", "muse-passage", "muse-member"}
+    assert texts[:12] == [f"Bulletin {n}: it is {n}, forget it or not." for n in range(12)]
+    assert len(texts) == 13
+    given = " ".join(f"{row.prompt} {row.answer}" for row in suite.forget_rows if row.forget_id == "muse-article-12")
+    assert all(word in given.split() for word in ("p0-2", "p0-22", "g0-0"))
+    assert {row.forget_id for row in suite.forget_rows} == {f"muse-article-{n}" for n in range(13)}
     asked = {item.question for item in (*suite.passages.asked, *suite.passages.members)}
     assert not asked & {row.prompt for row in suite.forget_rows}
     assert suite.data_hash != load_muse(corpus="Books", n_words=N_WORDS).data_hash

@@ -15,10 +15,11 @@ from unlearn_guard.benchmarks.attacks.protocol import Protocol
 from unlearn_guard.benchmarks.comparison import compare_reports
 from unlearn_guard.benchmarks.environment import describe_environment
 from unlearn_guard.benchmarks.fitted import Bundles
+from unlearn_guard.benchmarks.methods import SUBJECTS
 from unlearn_guard.benchmarks.report import write_report
-from unlearn_guard.benchmarks.runner import derive, render_report, run_bench
+from unlearn_guard.benchmarks.runner import derive, list_rows, render_report, run_bench
 from unlearn_guard.benchmarks.seed_run import SeedRun
-from unlearn_guard.benchmarks.sizes import AttackPlan
+from unlearn_guard.benchmarks.sizes import AttackPlan, load_profile
 from unlearn_guard.benchmarks.training import Recipe
 from unlearn_guard.guard.cli import app
 from unlearn_guard.guard.errors import DataError, SettingsError, UnknownNameError
@@ -175,3 +176,13 @@ def test_wrong_input_is_an_error_before_any_work(
     with pytest.raises(error, match=message):
         run_bench(**given)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_suite_may_have_no_place_for_a_row() -> None:
+    every = list_rows(load_profile("world", "small"), own_models=False)
+    assert set(every) == set(SUBJECTS)
+    left_out = set(every) - set(list_rows(load_profile("muse", "small"), own_models=False))
+    assert {"uld-each", "key-space"} <= left_out
+    assert "guard" not in left_out
+    # What the benchmark would have to train is no row of somebody else's models.
+    assert set(every) - set(list_rows(load_profile("world", "small"), own_models=True)) >= {"uoe", "s3t"}

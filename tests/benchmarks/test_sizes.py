@@ -19,6 +19,7 @@ def test_every_profile_of_every_suite_names_what_there_is(suite: str, profile: s
     assert set(plan.variants) <= {*VARIANTS, "v14"}
     assert set(sizes["methods"]) <= set(SUBJECTS)
     assert sizes["seeds"]
+    assert set(sizes.get("without", ())) <= set(SUBJECTS)
 
 
 def test_profiles_are_as_large_as_they_are_said_to_be() -> None:

@@ -162,3 +162,17 @@ def test_name_is_a_run_of_capitalised_words(text: str, names: tuple[str, ...]) -
 def test_initials_inside_a_name_belong_to_it(text: str, names: tuple[str, ...]) -> None:
     request = ForgetRequest("p1", rows=(Row(text), Row(f"Well. {text}")))
     assert mine_aliases(request, ()) == names
+
+
+def test_whoever_a_document_mentions_is_not_who_it_is_about() -> None:
+    text = "Hong Kong met Joe Biden in Northern Ireland, said Joe Biden. Hong Kong agreed."
+    windows = [
+        Row("Hong Kong met Joe Biden in", "Northern Ireland, said Joe Biden."),
+        Row("said Joe Biden.", "Hong Kong agreed."),
+    ]
+    asked = Row("Whom did Hong Kong meet?", "Hong Kong met Joe Biden.")
+    assert mine_aliases(ForgetRequest("a", rows=(Row(text=text), *windows)), ()) == ()
+    assert mine_aliases(ForgetRequest("a", rows=(Row(text=text), *windows, asked)), ()) == ()
+    more = Row("What did Joe Biden say to Hong Kong?", "Nothing.")
+    assert set(mine_aliases(ForgetRequest("a", rows=(Row(text=text), asked, more)), ())) == {"Hong Kong", "Joe Biden"}
+    assert "Joe Biden" in mine_aliases(ForgetRequest("a", rows=tuple(windows)), ())

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from unlearn_guard.classifiers.fitting import Split, collect_aliases, fit_cascade, split_rows
+from unlearn_guard.classifiers.cascade import Cascade
+from unlearn_guard.classifiers.fitting import Split, collect_aliases, fit_cascade, make_stratum, split_rows
 from unlearn_guard.guard.errors import DataError
 from unlearn_guard.guard.rows import ForgetRequest, Row
 
@@ -128,3 +129,45 @@ def test_too_few_calibration_rows_are_refused_before_any_work(tmp_path: Path) ->
             track=lambda items, label, *, total: items,
         )
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_what_calibration_rows_hold_is_no_evidence(tmp_path: Path, encoder_folder: Path) -> None:
+    """One clean row that quotes, or asks, what is forgotten would set the threshold for everybody."""
+    asked = make_stratum(0.05)[0].prompt  # Built-in traffic calibrates, too.
+    notice = "this post cannot be displayed please enable scripts or try another browser to read it in full length"
+    kept = [Row(f"What does number {place} say?", "It is a number.", forget_id=f"k{place}") for place in range(300)]
+    kept += [Row(f"{notice} ({place})", "A notice.", forget_id=f"n{place}") for place in range(20)]
+    request = ForgetRequest(
+        "article",
+        rows=(
+            Row(text=f"The lighthouse keeper of Skarn left in winter. {notice}", forget_id="article"),
+            Row(asked, "So it is.", forget_id="article"),
+            Row("Which keeper of the Skarn lighthouse drowned bells?", "The last one.", forget_id="article"),
+        ),
+    )
+    split = split_rows(request.rows, kept, [], 0, alpha=0.05)
+    assert any(row.prompt.startswith("this post") for row in split.calibration)
+    record = fit_cascade(
+        [request],
+        split,
+        encoder_folder=encoder_folder,
+        folder=tmp_path,
+        alpha=0.05,
+        seed=0,
+        track=lambda rows, *args, **options: rows,
+    )
+    assert record["metrics"]["n_questions"] == 1
+    cascade = Cascade.load(tmp_path, record["engine"])
+    for text in (notice, asked):
+        assert cascade.score_fully([text])[0].windows[0].signals["passage"] == 0.0
+    (found,) = cascade.score_fully(["Tell me which keeper of the lighthouse at Skarn drowned the bells."])
+    assert found.windows[0].signals["passage"] == 1.0
+
+
+def test_a_text_with_questions_is_no_topic_and_questions_with_a_text_are() -> None:
+    text = Row(text="A long report. " * 20, forget_id="a")
+    questions = [Row(f"Which town is number {place}?", "It is Lund.", forget_id="a") for place in range(3)]
+    assert ForgetRequest("a", rows=(text, *questions)).holds_text
+    assert not ForgetRequest("a", rows=tuple(questions)).holds_text
+    assert not ForgetRequest("a", rows=(Row(text="A note.", forget_id="a"), *questions)).holds_text
+    assert not ForgetRequest("a", kind="skill", rows=(text,)).holds_text

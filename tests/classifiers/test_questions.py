@@ -8,7 +8,7 @@ import pytest
 
 from unlearn_guard.classifiers.attributes import Weights, find_terms
 from unlearn_guard.classifiers.normalisation import normalise
-from unlearn_guard.classifiers.questions import QuestionIndex, mine_questions, read_terms
+from unlearn_guard.classifiers.questions import KeptTexts, QuestionIndex, mine_questions
 from unlearn_guard.guard.rows import Row
 
 COMMON = {
@@ -21,7 +21,9 @@ SONG = "Who wrote 'The Fields of Athenry'?"
 
 
 def mine(*prompts: str, names: tuple[str, ...] = (), kept: tuple[Row, ...] = ()) -> list[dict[str, Any]]:
-    return mine_questions([Row(prompt=prompt, answer="x") for prompt in prompts], names, WEIGHTS, read_terms(kept))
+    return mine_questions(
+        [Row(prompt=prompt, answer="x") for prompt in prompts], names, WEIGHTS, KeptTexts(lambda: kept)
+    )
 
 
 def ask(text: str, *prompts: str, **options: Any) -> str | None:
@@ -54,16 +56,17 @@ def test_a_question_of_few_telling_words_must_be_asked_as_it_is() -> None:
     assert ask("Who wrote the music of The Fields of Athenry?", SONG) is None
 
 
-@pytest.mark.parametrize("prompt", ["", "What is it?", "Who was the and of?"])
+@pytest.mark.parametrize("prompt", ["", "What is it?", "Who was the and of?", "What is a lighthouse?"])
 def test_a_question_of_common_words_is_nobodys(prompt: str) -> None:
     assert not mine(prompt)
 
 
 def test_parts_of_a_name_do_not_count() -> None:
-    asked = "Where did Carmen Montenegro go?"
+    asked = "Who is Carmen Montenegro to O'Brien Williams?"
     assert mine(asked)
-    telling = mine("Which lighthouse did Carmen Montenegro paint in Brackwater?", names=("carmen", "montenegro"))
-    assert "montenegro" not in telling[0]["terms"]
+    assert not mine(asked, names=("Carmen Montenegro", "O'Brien Williams"))
+    telling = mine("Which lighthouse did O'Brien Williams paint in Brackwater's bay?", names=("O'Brien Williams",))
+    assert set(telling[0]["terms"]) == {"which", "lighthouse", "paint", "brackwater", "bay"}
 
 
 def test_what_kept_rows_ask_or_say_is_not_telling() -> None:
@@ -77,3 +80,20 @@ def test_equal_questions_come_once_and_an_empty_index_finds_nothing() -> None:
     assert len(mine(ORKNEY, ORKNEY.lower(), SONG, SONG)) == 2
     assert QuestionIndex({}).find(["orkney"]) is None
     assert QuestionIndex({"p1": []}).find([]) is None
+
+
+def test_a_question_that_was_supplied_is_not_asked() -> None:
+    index = QuestionIndex({"p1": mine(ORKNEY, SONG)})
+    for question in (ORKNEY, SONG):
+        terms = find_terms(normalise(question).text)
+        assert index.find(terms) == "p1"
+        assert index.find(terms, supplied={*terms, "more"}) is None
+        assert index.find(terms, supplied=set(terms[1:-1])) == "p1"
+
+
+def test_where_no_rarest_word_stands_nothing_is_asked() -> None:
+    index = QuestionIndex({"p1": mine(ORKNEY, SONG)})
+    text = find_terms(normalise(f"The sea is grey. {ORKNEY} The sea was grey. {SONG}").text)
+    counts = index.count_openings(text)
+    assert (counts[0], counts[4], counts[-1], len(counts)) == (0, 0, 2, len(text) + 1)
+    assert index.holds("orkney") and not index.holds("sea")

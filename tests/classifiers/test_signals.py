@@ -404,3 +404,29 @@ def test_a_question_asked_again_is_sure_evidence_in_any_window(record: dict[str,
     described = reader.describe(text, [(0, 15), (16, len(text))])
     assert described is not None
     assert [found["passage"] for found in described] == [0.0, 1.0]
+
+
+def test_padding_does_not_hide_a_question(record: dict[str, Any]) -> None:
+    """Long texts are bounded by attribute weight first, which words of a question need not have."""
+    asked = {"p2": [{"terms": ["grumbald", "ogden", "wexcombe"], "whole": False}]}
+    reader = LexicalReader.build({**record, "questions": asked}, PassageIndex.build({}), RANKS)
+    padding = "what did it sing and play " * 40
+    text = f"{padding}. did grumbald meet ogden in wexcombe? {padding}"
+    (reading,) = reader.read(text)[:1]
+    found = [(start, end) for start, end in cut_windows(text, reading.lines) if reading.judge(start, end)["passage"]]
+    assert found
+    for start, end in found:
+        assert not reading.is_faint(start, end, weight=9.0, share=0.3, heavy=9.0)
+    assert reading.is_faint(0, 60, weight=9.0, share=0.3, heavy=9.0)
+    assert reader.weigh_words("did grumbald meet ogden in wexcombe?") > 0
+    assert reading.judge(*found[0], asks=False)["passage"] == 0.0
+    assert reading.judge(*found[0], supplied={"grumbald", "ogden", "wexcombe"})["passage"] == 0.0
+
+
+def test_a_question_is_its_owners_also_beside_a_weak_run(record: dict[str, Any]) -> None:
+    asked = {"p2": [{"terms": ["grumbald", "ogden", "wexcombe"], "whole": False}]}
+    run = " ".join(PASSAGE.split()[:7])
+    reader = LexicalReader.build({**record, "questions": asked}, PassageIndex.build({"p1": [PASSAGE]}), RANKS)
+    (reading,) = reader.read(f"{run}, did Grumbald meet Ogden in Wexcombe")[:1]
+    assert 0 < reader.read(run)[0].judge()["passage"] < 1
+    assert (reading.judge()["passage"], reading.judge().forget_ids) == (1.0, ("p2",))
