@@ -31,6 +31,8 @@ N_CONTINUED, N_ANSWERED = 128, 32
 """Tokens that MUSE lets a model write behind a passage, and behind a question."""
 _N_SEQUELS = 4
 """Forget sets of MUSE-News that come one after another; MUSE-Books has none."""
+_BEGINNING = 200
+"""Characters by which an article is found again."""
 _ENDS = ("\n\n", "\nQuestion", "Question:")
 """Where an answer behind worked examples is over."""
 
@@ -83,6 +85,14 @@ def load_muse(
     ]
     if whole:
         members = [row["text"] for row in read("privleak", "forget")][:n_passages]
+        # What is asked for is a part of the articles; where it is not, it is handed over beside them.
+        texts_asked = [*(f"{row['prompt']} {row['gt']}" for row in verbatim), *members]
+        beginnings = [*(row["prompt"] for row in verbatim), *(text[:_BEGINNING] for text in members)]
+        requests += [
+            _hand_over(f"muse-passage-{place}", text, _cut_all(text.split(), n_words))
+            for place, (text, beginning) in enumerate(zip(texts_asked, beginnings, strict=True))
+            if _find_request(beginning, articles, "").endswith("-")
+        ]
         passages = Passages(
             asked=[Item(row["prompt"], row["gt"]) for row in verbatim],
             members=[_cut_once(text, n_words) for text in members],
@@ -149,7 +159,7 @@ def _name_article(place: int) -> str:
 
 def _find_request(beginning: str, articles: Sequence[str], name: str) -> str:
     """Return the forget request of the article that begins, or goes on, so; one of this name where there is none."""
-    found = (place for place, article in enumerate(articles) if beginning in article)
+    found = (place for place, article in enumerate(articles) if beginning and beginning in article)
     return f"muse-{_name_article(place) if (place := next(found, None)) is not None else name}"
 
 

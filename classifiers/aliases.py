@@ -110,12 +110,10 @@ def mine_aliases(request: ForgetRequest, kept: Iterable[Row], *, min_share: floa
     """Return names that run through a forget request's rows and never occur in kept rows.
 
     A name is a run of two or more capitalised words in at least `min_share` of the rows (and at least two) that is
-    about as frequent as the most frequent one, or a variant of it: what a person's rows name now and then is a place. Where a text comes
+    about as frequent as the most frequent one, or a variant of it: what a person's rows name now and then is a place. Where one text comes
     with questions about it, the questions count: whoever a document mentions is not who it is about.
     """
-    texts = [row.text for row in request.rows if row.text and not row.prompt]
-    asked = [row for row in request.rows if row.prompt and not any(row.prompt in text for text in texts)]
-    rows = asked if texts and len(texts) < len(request.rows) else request.rows
+    rows = _find_asked(request.rows) or request.rows
     counts: Counter[str] = Counter()
     for row in rows:
         counts.update(set(_find_names(f"{row.query}\n{row.answer}")))
@@ -130,6 +128,17 @@ def mine_aliases(request: ForgetRequest, kept: Iterable[Row], *, min_share: floa
     return tuple(
         name for name in ranked if counts[name] * 2 >= counts[ranked[0]] or first & set(normalise(name).text.split())
     )
+
+
+def _find_asked(rows: Sequence[Row]) -> list[Row]:
+    """Return the questions beside a single text; none where there is no text, more than one, or nothing else."""
+    texts = [" ".join(row.text.split()) for row in rows if row.text and not row.prompt]
+    whole = [text for text in texts if not any(text != other and text in other for other in texts)]
+    if len(set(whole)) != 1:
+        return []
+    prompted = [row for row in rows if row.prompt]
+    asked = [row for row in prompted if " ".join(row.prompt.split()) not in whole[0]]
+    return asked or prompted[:1]  # Excerpts of the text alone: one of them names nobody twice.
 
 
 def _find_names(text: str) -> Iterable[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ class Amendment:
         self._record.setdefault("questions", {})  # Bundles of the release before have none.
         passages = load_file(folder / "passages.safetensors")
         self._passages = PassageIndex(passages["hashes"], passages["owners"], self._record["passage_owners"])
+        self._kept: tuple[Sequence[Row], KeptTexts] | None = None
         self._index = NeighbourIndex.load(folder, self._record["index_labels"])
 
     @cached_property
@@ -60,6 +61,16 @@ class Amendment:
     @cached_property
     def _encoder(self) -> OnnxEncoder:
         return OnnxEncoder(self._folder)
+
+    @cached_property
+    def _traffic(self) -> list[Row]:
+        return make_stratum(self._alpha, self._record.get("traffic_without", ()))
+
+    def _read_kept(self, kept: Sequence[Row]) -> KeptTexts:
+        """Return what kept rows hold, read once for all requests that are added."""
+        if self._kept is None or self._kept[0] is not kept:
+            self._kept = kept, KeptTexts(lambda: [*kept, *self._traffic])
+        return self._kept[1]
 
     @property
     def labels(self) -> list[str]:
@@ -87,21 +98,20 @@ class Amendment:
         request = replace(request, aliases=tuple(aliases))
         weights = Weights(self._record["counts"], self._record["n_bags"], self._record["bag_words"], self._ranks)
         texts = [row.text for row in request.rows if row.text]
-        traffic = cache(lambda: make_stratum(self._alpha, self._record.get("traffic_without", ())))
         bag, profile = mine_request(request.rows, aliases, weights)
         found = {
             "aliases": list(aliases),
             "facts": list(mine_facts(request, kept)),
             "bags": bag,
             "profiles": profile,
-            "questions": mine_questions(request.rows, aliases, weights, KeptTexts(lambda: [*kept, *traffic()])),
+            "questions": mine_questions(request.rows, aliases, weights, self._read_kept(kept)),
             "answers": mine_answers(request.rows, {owner: aliases}, weights).get(owner, []),
         }
         for name, value in found.items():
             self._record[name][owner] = value
         self._passages = self._passages.join(
             PassageIndex.build(
-                {owner: texts}, [f"{row.query}\n{row.answer}" for row in (*kept, *(traffic() if texts else ()))]
+                {owner: texts}, [f"{row.query}\n{row.answer}" for row in (*kept, *(self._traffic if texts else ()))]
             )
         )
         is_word = make_judge(self._ranks)

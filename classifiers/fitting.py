@@ -317,6 +317,7 @@ class _Fitter:
             self._record["questions"] = {
                 owner: mine_questions(request.rows, self.aliases[owner], reader.weights, known)
                 for owner, request in owned.items()
+                if request.kind != "skill"  # What a skill asks is like what others ask: numbers, or a language.
             }
             reader = LexicalReader.build(self._record, self._passages, self.ranks)
         self._record["answers"] = mine_answers(forget, self.aliases, reader.weights)

@@ -248,9 +248,8 @@ def differs(described: frozenset[str], profile: frozenset[str]) -> bool:
     said, known = _sort_by_kind(described), _sort_by_kind(profile)
     both = said.keys() & known.keys()
     agreeing = {kind for kind in both if said[kind] & known[kind]}
-    conflicting = (
-        both - agreeing - {"era"}
-    )  # A Victorian may have lived in the 19th century, and written of ancient Rome.
+    # A Victorian may have lived in the 19th century, and written of ancient Rome.
+    conflicting = both - agreeing - {"era"}
     return "century" in conflicting or bool(conflicting and not agreeing)
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from unlearn_guard.classifiers.normalisation import normalise
 
 Hashes = npt.NDArray[np.uint64]
 NGRAM_WORDS = 4
+_BATCH = 512
 _WORD = re.compile(r"[^\W_]+")
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 
@@ -49,7 +51,9 @@ class PassageIndex:
         )
         hashes, owners = _sort_pairs(hashes, owners)
         if len(hashes):
-            shared = np.isin(hashes, np.concatenate([np.zeros(0, np.uint64), *map(hash_ngrams, kept)]))
+            shared = np.zeros(len(hashes), bool)
+            for batch in _cut_batches(kept):
+                shared |= np.isin(hashes, np.concatenate([hash_ngrams(text) for text in batch]))
             hashes, owners = hashes[~shared], owners[~shared]
         return cls(hashes, owners, names)
 
@@ -119,3 +123,10 @@ def _hash(words: Sequence[str]) -> Hashes:
         value = value * _BASE + codes[place : place + n_grams]
         value ^= value >> np.uint64(29)
     return value
+
+
+def _cut_batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Yield texts in lists: one by one is slow, all of a day's traffic at once is gigabytes."""
+    left = iter(texts)
+    while batch := list(islice(left, _BATCH)):
+        yield batch

@@ -12,8 +12,9 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
-from unlearn_guard.classifiers.attributes import Weights, find_terms
+from unlearn_guard.classifiers.attributes import Weights, find_terms, locate_terms
 from unlearn_guard.classifiers.normalisation import normalise
+from unlearn_guard.classifiers.windows import cut_windows
 from unlearn_guard.guard.rows import Row
 
 QUESTION_NATS = 15.0
@@ -22,6 +23,8 @@ _WHOLE_NATS = 6.0
 """The same for a text that consists of the question's words and no others."""
 _LEAST_TERMS, _LEAST_WHOLE_TERMS, _MOST_TERMS = 3, 2, 32
 _TELLING_NATS = 2.0
+_LONG_TERMS = 60
+_SHORT_NUMBER = 2
 
 
 class QuestionIndex:
@@ -67,7 +70,7 @@ class QuestionIndex:
 
 
 class KeptTexts:
-    """Rows that are kept, by the words they hold; read when first asked, since few forget requests have a question to ask for."""
+    """Rows that are kept, by the words that their windows hold; read when first asked."""
 
     def __init__(self, rows: Callable[[], Iterable[Row]]) -> None:
         self._rows = rows
@@ -76,13 +79,18 @@ class KeptTexts:
     def _by_term(self) -> dict[str, list[frozenset[str]]]:
         found: dict[str, list[frozenset[str]]] = defaultdict(list)
         for row in self._rows():
-            terms = frozenset(find_terms(normalise(f"{row.query}\n{row.answer}").text))
-            for term in terms:
-                found[term].append(terms)
+            text = normalise(f"{row.query}\n{row.answer}").text
+            located = locate_terms(text)
+            # As it is judged: the words of a long text stand together nowhere.
+            windows = cut_windows(text) if len(located) > _LONG_TERMS else [(0, len(text))]
+            for start, end in windows:
+                terms = frozenset(term for low, _, term in located if start <= low < end)
+                for term in terms:
+                    found[term].append(terms)
         return found
 
     def hold(self, terms: Sequence[str]) -> bool:
-        """Return whether one of the rows, its answer and text included, holds all terms; the first one is the rarest."""
+        """Return whether a window of one of the rows, its answer and text included, holds all terms; the first one is the rarest."""
         return any(held.issuperset(terms) for held in self._by_term.get(terms[0], ()))
 
 
@@ -92,14 +100,21 @@ def mine_questions(
     """Return the questions of one request's rows as plain JSON: their terms, and whether a text must have no others (`whole`).
 
     The rarest term comes first. Where the telling terms are rare enough together, they are all that counts. `names` are the request's own, whose words do
-    not count: they are noticed without. Left out are questions of common words, and those whose words all stand in one of the `kept` rows.
+    not count: a question that says one is noticed by it, and is none of a namesake's. Left out are questions of common words, and those whose words all stand in one of the `kept` rows.
     """
-    parts = {term for name in names for term in find_terms(normalise(name).text)}
+    own = [frozenset(find_terms(normalise(name).text)) for name in names]
+    parts = frozenset(term for name in own for term in name)
     found: dict[tuple[tuple[str, ...], bool], None] = {}
     for row in rows:
         every = dict.fromkeys(find_terms(normalise(row.prompt).text))
+        if any(name and name <= every.keys() for name in own):
+            continue
         telling = sorted(
-            (term for term in every if term not in parts and weights.weigh(term) >= _TELLING_NATS),
+            (
+                term
+                for term in every
+                if not _is_number(term) and term not in parts and weights.weigh(term) >= _TELLING_NATS
+            ),
             key=lambda term: (-weights.weigh(term), term),
         )
         nats = sum(map(weights.weigh, telling))
@@ -108,3 +123,8 @@ def mine_questions(
         elif len(telling) >= _LEAST_WHOLE_TERMS and nats >= _WHOLE_NATS:
             found[tuple(dict.fromkeys([*telling, *every])), True] = None
     return [{"terms": list(terms), "whole": whole} for terms, whole in found if not kept.hold(terms)]
+
+
+def _is_number(term: str) -> bool:
+    """Return whether a term is a number that any text may hold; a year is not."""
+    return term.isdigit() and len(term) <= _SHORT_NUMBER

@@ -44,6 +44,10 @@ class Row:
         return hashlib.sha256(f"{self.prompt}\0{self.answer}\0{self.text}".encode()).hexdigest()
 
 
+_LONG_TEXT_CHARACTERS = 2_000
+"""A text of this length is known by itself, however many questions come with it."""
+
+
 @dataclass(frozen=True, slots=True)
 class ForgetRequest:
     """What must be gone. `forget_id` is ours; `request_id` is only ever the HTTP request's."""
@@ -66,9 +70,9 @@ class ForgetRequest:
         """Whether it is text above all, to be known by; questions about the text may come with it."""
         if self.kind != "person":
             return self.kind == "document"
-        n_words = [len(row.query.split()) for row in self.rows]
-        n_text = sum(n for n, row in zip(n_words, self.rows, strict=True) if row.text and not row.prompt)
-        return n_text > 0 and 2 * n_text >= sum(n_words)
+        n_text = sum(len(row.text) for row in self.rows if row.text and not row.prompt)
+        n_characters = sum(len(row.query) for row in self.rows)
+        return n_text >= _LONG_TEXT_CHARACTERS or (n_text > 0 and 2 * n_text >= n_characters)
 
 
 _FIELDS = {"prompt", "question", "answer", "text", "forget_id", "aliases", "split", "stratum"}

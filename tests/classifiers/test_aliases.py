@@ -176,3 +176,8 @@ def test_whoever_a_document_mentions_is_not_who_it_is_about() -> None:
     more = Row("What did Joe Biden say to Hong Kong?", "Nothing.")
     assert set(mine_aliases(ForgetRequest("a", rows=(Row(text=text), asked, more)), ())) == {"Hong Kong", "Joe Biden"}
     assert "Joe Biden" in mine_aliases(ForgetRequest("a", rows=tuple(windows)), ())
+    # Part of the text under the same request is the same text; several texts are rows like others.
+    part = Row(text="Joe Biden in Northern  Ireland, said Joe Biden.")
+    assert mine_aliases(ForgetRequest("a", rows=(Row(text=text), part, asked)), ()) == ()
+    notes = [Row(text=f"Hong Kong wrote letter {place}.") for place in range(4)]
+    assert mine_aliases(ForgetRequest("a", rows=(*notes, Row("Where is it?", "Near Canton."))), ()) == ("Hong Kong",)

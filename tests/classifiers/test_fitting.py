@@ -170,4 +170,8 @@ def test_a_text_with_questions_is_no_topic_and_questions_with_a_text_are() -> No
     assert ForgetRequest("a", rows=(text, *questions)).holds_text
     assert not ForgetRequest("a", rows=tuple(questions)).holds_text
     assert not ForgetRequest("a", rows=(Row(text="A note.", forget_id="a"), *questions)).holds_text
+    many = [Row(f"Which of the many towns of the country is number {place}?", "It is Lund.") for place in range(90)]
+    assert ForgetRequest("a", rows=(Row(text="A long report. " * 200, forget_id="a"), *many)).holds_text
+    assert not ForgetRequest("a", rows=(text, *many)).holds_text
+    assert ForgetRequest("a", rows=(Row(text="これは長い報告です。" * 30, forget_id="a"), *questions)).holds_text
     assert not ForgetRequest("a", kind="skill", rows=(text,)).holds_text
