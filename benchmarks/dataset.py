@@ -63,7 +63,6 @@ class Passages:
 class Sequel:
     """What a suite forgets next, where it forgets one thing after another: rows of one forget request or several, and what is asked of them."""
 
-    owner: str
     rows: list[Row]
     asked: list[Item]
 

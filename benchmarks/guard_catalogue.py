@@ -6,10 +6,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict
 
-from unlearn_guard.guard.errors import UnknownNameError
+from unlearn_guard.benchmarks.entries import list_entries, read_entry
 
 _FOLDER = Path(__file__).parent / "guards"
 Family = Literal["ours", "intervention", "always", "baseline"]
@@ -52,14 +51,10 @@ class GuardFile(BaseModel):
 def list_guards() -> tuple[str, ...]:
     """Return the names of all guard rows, family by family."""
     families = get_args(Family)
-    names = sorted(file.stem for file in _FOLDER.glob("*.yaml"))
-    return tuple(sorted(names, key=lambda name: families.index(load_guard(name).family)))
+    return tuple(sorted(list_entries(_FOLDER), key=lambda name: families.index(load_guard(name).family)))
 
 
 @cache
 def load_guard(name: str) -> GuardFile:
     """Return what the file of a guard row says; raise UnknownNameError for an unknown one."""
-    file = _FOLDER / f"{name}.yaml"
-    if not file.is_file():
-        raise UnknownNameError("guard row", name, sorted(path.stem for path in _FOLDER.glob("*.yaml")))
-    return GuardFile(**yaml.safe_load(file.read_text(encoding="utf-8")))
+    return GuardFile(**read_entry(_FOLDER, "guard row", name))

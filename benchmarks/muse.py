@@ -185,7 +185,7 @@ def _make_sequel(owner: str, texts: Sequence[str], n_words: int, *, whole: bool)
             start, rest = words[: len(words) // 2], words[len(words) // 2 :]
             windows = _cut_beside(start, rest, n_words)
             rows += _hand_over(f"{owner}-{place}", _keep_middle(start, rest, n_words), windows)
-    return Sequel(owner, rows, asked)
+    return Sequel(rows, asked)
 
 
 def measure_continuation(subject: Subject, passages: Passages) -> float:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from unlearn_guard.guard.errors import UnknownNameError
+from unlearn_guard.benchmarks.entries import list_entries, read_entry
 
 _SUITES = Path(__file__).parent / "suites"
 _PROFILES = Path(__file__).parent / "profiles"
@@ -57,24 +55,17 @@ class SuiteFile(BaseModel):
 
 def list_suites() -> list[str]:
     """Return the names of all suites."""
-    return sorted(file.stem for file in _SUITES.glob("*.yaml"))
+    return list_entries(_SUITES)
 
 
 def load_suite_file(name: str) -> SuiteFile:
     """Return what the file of a suite says; raise UnknownNameError for an unknown one."""
-    return SuiteFile(**_read(_SUITES, "suite", name, list_suites()))
+    return SuiteFile(**read_entry(_SUITES, "suite", name))
 
 
 def load_profile(suite: str, profile: str) -> dict[str, Any]:
     """Return a suite's sizes in a profile, and what the profile asks for; raise UnknownNameError for either name."""
     file = load_suite_file(suite)
     sizes = file.profiles
-    asked = ProfileFile(**_read(_PROFILES, "profile", profile, sizes)).model_dump(exclude={"title"})
+    asked = ProfileFile(**read_entry(_PROFILES, "profile", profile, sizes)).model_dump(exclude={"title"})
     return {**asked, **({"without": file.without} if file.without else {}), **sizes[profile]}
-
-
-def _read(folder: Path, kind: str, name: str, known: Sequence[str] | dict[str, Any]) -> dict[str, Any]:
-    if name not in known:
-        raise UnknownNameError(kind, name, known)
-    record: dict[str, Any] = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
-    return record

@@ -177,9 +177,7 @@ def find_sequels(suite: Suite) -> list[Sequel]:
     for item in suite.sets["forget.unseen"]:
         asked.setdefault(item.subject, []).append(item)
     owners = [owner for owner in dict.fromkeys(row.forget_id for row in suite.forget_rows) if owner in asked]
-    return [
-        Sequel(owner, [row for row in suite.forget_rows if row.forget_id == owner], asked[owner]) for owner in owners
-    ]
+    return [Sequel([row for row in suite.forget_rows if row.forget_id == owner], asked[owner]) for owner in owners]
 
 
 @STUDIES.register("partial")

@@ -26,7 +26,7 @@ from unlearn_guard.classifiers.head import LOGIT_LIMIT, Head, HeadWeights, write
 from unlearn_guard.classifiers.index import NeighbourIndex, search_others
 from unlearn_guard.classifiers.masking import find_strangers, mask
 from unlearn_guard.classifiers.passages import PassageIndex
-from unlearn_guard.classifiers.questions import KeptTexts, mine_questions
+from unlearn_guard.classifiers.questions import KeptTexts, QuestionIndex, mine_questions
 from unlearn_guard.classifiers.signals import N_LEXICAL, SIGNALS, LexicalReader, make_judge, mine, own_terms, read_ranks
 from unlearn_guard.classifiers.traffic import make_traffic
 from unlearn_guard.classifiers.triage import Triage
@@ -319,7 +319,7 @@ class _Fitter:
                 for owner, request in owned.items()
                 if request.kind != "skill"  # What a skill asks is like what others ask: numbers, or a language.
             }
-            reader = LexicalReader.build(self._record, self._passages, self.ranks)
+            reader.questions = QuestionIndex(self._record["questions"])
         self._record["answers"] = mine_answers(forget, self.aliases, reader.weights)
         return Cascade(
             self.encoder,

@@ -6,6 +6,7 @@ learns what forget rows have in common, and a request of scattered questions has
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -51,10 +52,11 @@ class QuestionIndex:
 
         A question all of whose words are `supplied` does not count.
         """
-        if not self._openings:
+        openings = self._openings.intersection(terms)
+        if not openings:  # Nearly every window: nothing is built for it.
             return None
         held = frozenset(terms)
-        for term in terms:
+        for term in sorted(openings):
             for asked, owner in self._by_opening.get(term, ()):
                 if asked <= held and not asked.issubset(supplied):
                     return owner
@@ -81,10 +83,12 @@ class KeptTexts:
         for row in self._rows():
             text = normalise(f"{row.query}\n{row.answer}").text
             located = locate_terms(text)
+            starts = [start for start, _, _ in located]
             # As it is judged: the words of a long text stand together nowhere.
             windows = cut_windows(text) if len(located) > _LONG_TERMS else [(0, len(text))]
             for start, end in windows:
-                terms = frozenset(term for low, _, term in located if start <= low < end)
+                within = located[bisect_left(starts, start) : bisect_left(starts, end)]
+                terms = frozenset(term for _, _, term in within)
                 for term in terms:
                     found[term].append(terms)
         return found

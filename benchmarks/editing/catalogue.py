@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from unlearn_guard.benchmarks.editing.trainer import EditingMethod
-from unlearn_guard.guard.errors import UnknownNameError
+from unlearn_guard.benchmarks.entries import list_entries, read_entry
 
 _FOLDER = Path(__file__).parent / "methods"
 TUNED_FOLDER = Path(__file__).parent / "tuned"
@@ -56,8 +56,7 @@ class MethodFile(BaseModel):
 
 def list_methods() -> list[str]:
     """Return the names of all methods, those of the first tier first."""
-    files = sorted(_FOLDER.glob("*.yaml"))
-    return sorted((file.stem for file in files), key=lambda name: load_method(name).tier)
+    return sorted(list_entries(_FOLDER), key=lambda name: load_method(name).tier)
 
 
 def load_tuned(name: str, suite: str) -> MethodFile:
@@ -81,7 +80,4 @@ def _read_tuned(suite: str) -> dict[str, Any]:
 @cache
 def load_method(name: str) -> MethodFile:
     """Return what the file of a method says; raise UnknownNameError for an unknown one."""
-    file = _FOLDER / f"{name}.yaml"
-    if not file.is_file():
-        raise UnknownNameError("weight-editing method", name, sorted(path.stem for path in _FOLDER.glob("*.yaml")))
-    return MethodFile(**yaml.safe_load(file.read_text(encoding="utf-8")))
+    return MethodFile(**read_entry(_FOLDER, "weight-editing method", name))

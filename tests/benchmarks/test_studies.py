@@ -86,7 +86,6 @@ def test_a_suite_may_have_a_sequence_of_its_own(site: Site, monkeypatch: pytest.
     people = list(dict.fromkeys(item.subject for item in suite.sets["forget.unseen"]))[:2]
     sequels = [
         Sequel(
-            owner,
             [row for row in suite.forget_rows if row.forget_id == owner],
             [item for item in suite.sets["forget.given"] if item.subject == owner],
         )
@@ -95,8 +94,8 @@ def test_a_suite_may_have_a_sequence_of_its_own(site: Site, monkeypatch: pytest.
     shots = Passages([], [], [], [], [Item("Where was Ada Fenwick born?", "In Lund.")])
     monkeypatch.setattr(studies, "measure_knowledge", lambda subject, items, shots: len(shots) / 8)
     own = replace(site, bench=replace(site.bench, suite=replace(suite, sequels=sequels[::-1], passages=shots)))
-    assert [sequel.owner for sequel in find_sequels(own.bench.suite)] == people[::-1]
-    assert [sequel.owner for sequel in find_sequels(suite)][:2] == people
+    assert [sequel.forget_ids[0] for sequel in find_sequels(own.bench.suite)] == people[::-1]
+    assert [sequel.forget_ids[0] for sequel in find_sequels(suite)][:2] == people
     found = run_study("sequence-1", own)
     assert [step["n_requests"] for step in found["steps"]] == [1]
     assert "revoked" not in found  # One request alone cannot be taken from a guard.
