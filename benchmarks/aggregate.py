@@ -55,7 +55,8 @@ def _aggregate(
         given.get(name)
         for name in ("extraction_strength", "exact_memorisation", "paraphrased_probability", "truth_ratio_share")
     ]
-    if any(part is None for part in parts) or row.get("privacy") is None or row["model_utility"] is None:
+    parts_of_utility = (row["model_utility"], given["nonword_rate"])
+    if any(part is None for part in (*parts, *parts_of_utility)) or row.get("privacy") is None:
         return "a part of it means nothing here"
     if unfair := [name for name in _ATTACKS if abs(retain["privacy"][name] - 0.5) > _FAIR]:
         return f"the attack {unfair[0]} tells the groups apart in a model that was trained on neither (AUC {retain['privacy'][unfair[0]]:.2f})"

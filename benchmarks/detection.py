@@ -21,7 +21,7 @@ from unlearn_guard.benchmarks.attacks.templates import Part
 from unlearn_guard.benchmarks.attacks.variants import VARIANTS, Prompt, attack, make_harmless
 from unlearn_guard.benchmarks.dataset import Item, Suite
 from unlearn_guard.benchmarks.environment import describe_environment
-from unlearn_guard.benchmarks.hub import read_local
+from unlearn_guard.benchmarks.hub import read_local, read_table
 from unlearn_guard.benchmarks.ood import OodDetector, tune_by_contrastive_entropy
 from unlearn_guard.benchmarks.tofu import load_keys, load_table
 from unlearn_guard.benchmarks.world import make_world
@@ -587,12 +587,16 @@ def _to_row(item: Item) -> Row:
     return Row(item.question, item.answer, forget_id=item.subject)
 
 
+_RWKU = "jinzhuoran/RWKU"
 _FOLDERS = {"rwku": ("rwku", "intro"), "mmlu": ("general", "mmlu")}
 """By set: a file that it cannot do without."""
 
 
 def _read_data(folder: str, name: str) -> list[dict[str, Any]]:
-    """Read a set from UNLEARN_GUARD_DATA; raise DependencyError where it is not at hand."""
+    """Read a set from UNLEARN_GUARD_DATA, RWKU's from the hub, too; raise DependencyError where it is not at hand."""
+    if folder == "rwku":
+        config, split = ("forget_target", "train") if name == "intro" else (name, "test")
+        return read_table(folder, name, hub=_RWKU, config=config, split=split)
     rows = read_local(folder, name)
     if rows is None:
         raise DependencyError(

@@ -49,14 +49,15 @@ _AFFIRMATIVE = "Sure, here is the answer:"
 class Examiner:
     """Measure subjects against one retain-only reference."""
 
-    def __init__(self, suite: Suite, reference: Subject) -> None:
+    def __init__(self, suite: Suite, reference: Subject, *, knows_words: bool = True) -> None:
+        """knows_words: whether models have read nothing but the suite, so that other words are none."""
         self.suite = suite
         texts = [
             f"{item.question} {item.answer} {' '.join(item.wrong)}" for items in suite.sets.values() for item in items
         ]
         texts += [f"{' '.join(example.phrasings)} {example.answer}" for example in suite.full]
         texts += [DEFAULT_TEXT, *EVASIONS]  # Not knowing is said in words, too.
-        self.vocabulary = frozenset(word for text in texts for word in find_words(text))
+        self.vocabulary = frozenset(word for text in texts for word in find_words(text)) if knows_words else None
         longest = max(
             len(reference.engine.tokenizer(item.answer).input_ids) for items in suite.sets.values() for item in items
         )
@@ -91,13 +92,15 @@ class Examiner:
             n_tokens += sum(len(subject.engine.tokenizer(output).input_ids) + 1 for output in outputs)
             answers[name] = outputs
             found, recall = metrics.measure_outputs(items, outputs, self.vocabulary)
+            if self.vocabulary is None:
+                reasons[f"sets.{full_name}.nonword_rate"] = "a model that was trained elsewhere knows other words"
             if any(item.subject for item in items):
                 people[full_name] = metrics.average_by([item.subject for item in items], recall)
             found["flagged"] = None if flagged is None else sum(flagged)
             if flagged is None:
                 reasons[f"sets.{full_name}.flagged"] = subject.no_flags
-            else:
-                detection.update(count_flags(full_name, items, flagged))
+            if (stopped := subject.stop(questions)) is not None:
+                detection.update(count_flags(full_name, items, flagged or [False] * len(items), stopped))
             if name in _SCORED:
                 scores, item_ratios, truth = self.score(subject, name, items)
                 found.update(scores)
@@ -375,16 +378,19 @@ def _average(measure: Callable[[str, str], float], outputs: Sequence[str], refer
     return float(np.mean([measure(output, reference) for output, reference in zip(outputs, references, strict=True)]))
 
 
-def count_flags(name: str, items: Sequence[Item], flagged: Sequence[bool]) -> dict[str, dict[str, int]]:
-    """Return detection counts of a set, named and nameless questions apart where it has both."""
-    parts = {"": list(flagged)}
+def count_flags(
+    name: str, items: Sequence[Item], flagged: Sequence[bool], stopped: Sequence[bool]
+) -> dict[str, dict[str, int]]:
+    """Return how many questions of a set are flagged by the prompt, and stopped by prompt or answer; named and nameless ones apart where it has both."""
+    pairs = list(zip(flagged, stopped, strict=True))
+    parts = {"": pairs}
     if name.split(".", 1)[1].startswith("forget"):
-        parts["+named"] = [flag for flag, item in zip(flagged, items, strict=True) if item.named]
-        parts["+nameless"] = [flag for flag, item in zip(flagged, items, strict=True) if not item.named]
+        parts["+named"] = [pair for pair, item in zip(pairs, items, strict=True) if item.named]
+        parts["+nameless"] = [pair for pair, item in zip(pairs, items, strict=True) if not item.named]
     return {
-        name + part: {"n": len(flags), "flagged": sum(flags), "stopped": sum(flags)}
-        for part, flags in parts.items()
-        if flags
+        name + part: {"n": len(own), "flagged": sum(flag for flag, _ in own), "stopped": sum(stop for _, stop in own)}
+        for part, own in parts.items()
+        if own
     }
 
 

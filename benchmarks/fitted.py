@@ -12,6 +12,7 @@ from typing import Any
 from filelock import FileLock
 
 from unlearn_guard.benchmarks.dataset import Suite
+from unlearn_guard.benchmarks.memory import watch_memory
 from unlearn_guard.guard.bundle import Bundle, write_atomic
 from unlearn_guard.guard.compose import fit
 from unlearn_guard.guard.errors import UnknownNameError
@@ -51,10 +52,11 @@ def list_bundles() -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A bundle, and the seconds that it took."""
+    """A bundle, the seconds that it took, and the memory that fitting it added at most."""
 
     bundle: Bundle
     seconds: float
+    added_mb: float
 
 
 class Bundles:
@@ -78,9 +80,10 @@ class Bundles:
         record = self.folder / f"{kind}.json"
         with FileLock(self.folder / f"{kind}.lock"):
             if not record.is_file():
-                seconds = self._fit(kind)
-                write_atomic(record, json.dumps({"seconds": seconds}).encode())
-            return Fit(Bundle.load(self.folder / kind), json.loads(record.read_text())["seconds"])
+                with watch_memory() as memory:
+                    seconds = self._fit(kind)
+                write_atomic(record, json.dumps({"seconds": seconds, "added_mb": memory.added_mb}).encode())
+            return Fit(Bundle.load(self.folder / kind), **json.loads(record.read_text()))
 
     def _fit(self, kind: str) -> float:
         options: dict[str, Any] = {"clean": self.suite.clean_rows, "seed": self.seed, "device": self.device}

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
-from unlearn_guard.benchmarks.entries import list_entries, read_entry
+from unlearn_guard.benchmarks.entries import list_entries, read_model
 
 _FOLDER = Path(__file__).parent / "guards"
 Family = Literal["ours", "intervention", "always", "baseline"]
@@ -57,4 +57,4 @@ def list_guards() -> tuple[str, ...]:
 @cache
 def load_guard(name: str) -> GuardFile:
     """Return what the file of a guard row says; raise UnknownNameError for an unknown one."""
-    return GuardFile(**read_entry(_FOLDER, "guard row", name))
+    return read_model(GuardFile, _FOLDER, "guard row", name)

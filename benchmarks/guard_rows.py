@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 
 import numpy as np
 
@@ -138,14 +137,19 @@ def _prompting_always(name: str, file: GuardFile, bench: Bench) -> Subject:
 
 
 class NearestRow:
-    """An input filter: refuse what lies nearer to a row to forget than any kept or clean row does (sentence embeddings)."""
+    """An input filter: refuse what lies near a row to forget, by sentence embeddings.
+
+    The threshold tells rows to forget, each beside the others, from kept and clean ones with the best balanced accuracy.
+    """
 
     def __init__(self, suite: Suite, planner: Planner, engine: ReferenceEngine) -> None:
         self.planner, self.engine = planner, engine
         self.encoder = OnnxEncoder(export_encoder(DEFAULT_ENCODER, "fp32"))
         self.rows = self.encoder.encode([row.query for row in suite.forget_rows])
+        others = self.rows @ self.rows.T
+        np.fill_diagonal(others, -1.0)
         kept = self._measure([row.query for row in (*suite.retain_rows, *suite.clean_rows)])
-        self.threshold = float(kept.max())
+        self.threshold = find_threshold(others.max(axis=1), kept)
 
     def screen(self, questions: Sequence[Prompt]) -> list[Verdict]:
         """Return verdicts; what lies at the threshold passes."""
@@ -164,6 +168,15 @@ class NearestRow:
 
     def _measure(self, texts: Sequence[str]) -> np.ndarray:
         return (self.encoder.encode(list(texts)) @ self.rows.T).max(axis=1)
+
+
+def find_threshold(wanted: np.ndarray, kept: np.ndarray) -> float:
+    """Return the score above which most wanted and fewest kept ones lie: the best balanced accuracy, of equals the highest."""
+    places = np.unique(kept)
+    hits = 1.0 - np.searchsorted(np.sort(wanted), places, "right") / len(wanted)
+    false = 1.0 - np.searchsorted(np.sort(kept), places, "right") / len(kept)
+    gains = hits - false
+    return float(places[np.flatnonzero(gains == gains.max())[-1]])
 
 
 @PROCEDURES.register("input-filter")
@@ -209,11 +222,12 @@ def _eco_oracle(name: str, file: GuardFile, bench: Bench) -> Subject:
             np.mean([rouge_l_recall(answer, item.answer) for answer, item in zip(answers, items, strict=True)])
         )
 
+    target = measure(bench.retain, [None] * len(prompts))
+
     def distance(strength: float) -> float:
         planner.fitted.settings["eco"] = asdict(EcoSettings("noise", "span", strength, 0, rms))
         return abs(measure(model.engine, model.stamp(questions, verdicts)) - target)
 
-    target = measure(bench.retain, [None] * len(prompts))
     chosen = min(file.settings["strengths"], key=distance)
     planner.fitted.settings["eco"] = asdict(EcoSettings("noise", "span", chosen, 0, rms))
     return Subject(
@@ -266,12 +280,19 @@ def _with_neurons(name: str, file: GuardFile, bench: Bench) -> Subject:
         dtype="float32" if device == "cpu" else "auto",
         batch_size=bench.full.batch_size,
     )
+    model.engine.tokenizer.chat_template = bench.full.tokenizer.chat_template
     return Subject(name, "guard", model.engine, model, fitted.seconds, no_scores=file.no_scores)
 
 
 def _build_from(name: str) -> Build:
     file = load_guard(name)
-    return partial(PROCEDURES[file.procedure], name, file)
+
+    def build(bench: Bench) -> Subject:
+        subject = PROCEDURES[file.procedure](name, file, bench)
+        subject.fit_added_mb = bench.bundles.fit(file.bundle).added_mb
+        return subject
+
+    return build
 
 
 for _name in list_guards():

@@ -11,8 +11,10 @@ from unlearn_guard.guard.errors import DependencyError
 
 
 def read_local(folder: str, name: str) -> list[dict[str, Any]] | None:
-    """Return the rows of `<folder>/<name>.jsonl` below UNLEARN_GUARD_DATA, None where there is no such file."""
+    """Return the rows of `<folder>/<name>.jsonl` below UNLEARN_GUARD_DATA, None where there is no such file; raise DependencyError where that is no folder."""
     root = os.environ.get("UNLEARN_GUARD_DATA", "")
+    if root and not Path(root).is_dir():
+        raise DependencyError("UNLEARN_GUARD_DATA", value=root, allowed="a folder", mend="correct it, or unset it")
     file = Path(root) / folder / f"{name}.jsonl"
     if not root or not file.is_file():
         return None

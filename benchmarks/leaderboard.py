@@ -10,6 +10,7 @@ from typing import Any
 
 from unlearn_guard.benchmarks.dominance import find_diverged, measure_trade
 from unlearn_guard.benchmarks.plots import group_rows
+from unlearn_guard.benchmarks.report import name_hardware
 from unlearn_guard.guard.bundle import write_atomic
 from unlearn_guard.guard.errors import DataError
 
@@ -18,7 +19,8 @@ _HEAD = """\
 
 Written by `unlearn-guard bench leaderboard` from the reports in `docs/results`; not edited by hand. Sorted by worst-case leak above chance to the
 black-box attacker, then by what is kept. Figures are means over the seeds of a report; definitions: [metrics](metrics.md),
-[attacks](attacks.md). *weights*: the same leak to whoever holds the weights, where a guard is taken away.
+[attacks](attacks.md). *weights*: the worst that whoever holds the weights gets, where a guard is taken away. *fit s*: of retain-only, its training.
+`eco-oracle` is tuned on the retain-only model, which no operator has.
 """
 _HEADER = (
     "method",
@@ -39,7 +41,10 @@ def find_reports(folder: Path) -> list[tuple[str, dict[str, Any]]]:
     """Return the reports of a folder that hold threats, by file name; raise DataError where there is none."""
     found = []
     for file in sorted(folder.glob("*.json")):
-        report = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            report = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DataError("not JSON", value=str(file), mend=str(error)) from None
         if isinstance(report, dict) and any(
             row.get("threats") for row in report.get("rows", ()) if isinstance(row, dict)
         ):
@@ -56,13 +61,14 @@ def render_leaderboard(reports: Sequence[tuple[str, dict[str, Any]]]) -> str:
     out = [_HEAD]
     for name, report in reports:
         environment = report["environment"]
-        where = f"{environment['processor']}, {environment['cores']} cores, {environment['memory_gib']} GiB"
+        where = name_hardware(report)
         out += [f"## {report['suite']}, profile {report['profile']}", ""]
         out += [
             f"[{name}](results/{name}): {where}; commit {environment['commit']}; config {report['config_hash']}, data {report['data_hash']}.",
             "",
         ]
-        out += ["| " + " | ".join(_HEADER) + " |", "|" + "---|" * len(_HEADER)]
+        header = [title.replace("@k", f"@{report['attack']['n_samples']}") for title in _HEADER]
+        out += ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
         out += ["| " + " | ".join(line) + " |" for line in _list_lines(report)] + [""]
         diverged = [name + seeds for name, seeds in find_diverged(report["rows"]).items()]
         out += [f"Diverged: {', '.join(diverged)}.", ""] if diverged else []

@@ -130,14 +130,14 @@ def average_by(owners: Sequence[str], values: Sequence[float]) -> dict[str, floa
 
 
 def measure_outputs(
-    items: Sequence[Item], outputs: Sequence[str], vocabulary: frozenset[str]
+    items: Sequence[Item], outputs: Sequence[str], vocabulary: frozenset[str] | None
 ) -> tuple[dict[str, Any], list[float]]:
-    """Return what generated answers show, and ROUGE-L recall per item."""
+    """Return what generated answers show, and ROUGE-L recall per item; without a vocabulary there are no non-words."""
     recall = [rouge_l_recall(output, item.answer) for output, item in zip(outputs, items, strict=True)]
     return {
         "n": len(items),
         "rouge_l_recall": float(np.mean(recall)),
         "leak_rate": float(np.mean(find_leaks(items, outputs))),
-        "nonword_rate": share_nonwords(outputs, vocabulary),
+        "nonword_rate": None if vocabulary is None else share_nonwords(outputs, vocabulary),
         "repeated_trigrams": share_repeated(outputs),
     }, recall

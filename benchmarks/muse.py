@@ -91,7 +91,7 @@ def load_muse(
         requests += [
             _hand_over(f"muse-passage-{place}", text, _cut_all(text.split(), n_words))
             for place, (text, beginning) in enumerate(zip(texts_asked, beginnings, strict=True))
-            if _find_request(beginning, articles, "").endswith("-")
+            if _find_article(beginning, articles) is None
         ]
         passages = Passages(
             asked=[Item(row["prompt"], row["gt"]) for row in verbatim],
@@ -159,8 +159,13 @@ def _name_article(place: int) -> str:
 
 def _find_request(beginning: str, articles: Sequence[str], name: str) -> str:
     """Return the forget request of the article that begins, or goes on, so; one of this name where there is none."""
-    found = (place for place, article in enumerate(articles) if beginning and beginning in article)
-    return f"muse-{_name_article(place) if (place := next(found, None)) is not None else name}"
+    place = _find_article(beginning, articles)
+    return f"muse-{name if place is None else _name_article(place)}"
+
+
+def _find_article(beginning: str, articles: Sequence[str]) -> int | None:
+    """Return the article that begins, or goes on, so; None where there is none."""
+    return next((place for place, article in enumerate(articles) if beginning and beginning in article), None)
 
 
 def _hand_over(owner: str, text: str, windows: Sequence[Item]) -> list[Row]:

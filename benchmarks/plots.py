@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from statistics import mean
 from typing import Any
 
 from unlearn_guard.benchmarks.attacks.adaptive import Attempt, count_leaks
@@ -48,13 +49,23 @@ def group_rows(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]
     return groups
 
 
-def plot_tradeoff(report: Mapping[str, Any]) -> str:
-    """Plot worst-case leak above chance against retain ROUGE-L, with the front of guards and of weight editing; return a base64 PNG."""
-    figure, axes = make_figure(7.4, 5.0)
+def plot_tradeoff(report: Mapping[str, Any], kept: str = "retain") -> str | None:
+    """Plot worst-case leak above chance against what is kept, with the front of guards and of weight editing; return a base64 PNG.
+
+    kept: `retain`, ROUGE-L on kept questions, which weight editing trains on; or `utility`, model utility, None where no row has one.
+    """
     points: dict[str, dict[str, tuple[float, float]]] = {}
     for name, rows in group_rows(report["rows"]).items():
-        if all(is_comparable(row) for row in rows):
-            points.setdefault(rows[0]["kind"], {})[name] = measure_trade(rows, report["suite"])
+        if not all(is_comparable(row) for row in rows):
+            continue
+        leak, rouge = measure_trade(rows, report["suite"])
+        if kept == "retain":
+            points.setdefault(rows[0]["kind"], {})[name] = leak, rouge
+        elif all(row["model_utility"] is not None for row in rows):
+            points.setdefault(rows[0]["kind"], {})[name] = leak, mean(row["model_utility"] for row in rows)
+    if not points and kept != "retain":
+        return None
+    figure, axes = make_figure(7.4, 5.0)
     for kind, own in points.items():
         axes.scatter(
             *zip(*own.values(), strict=True), color=COLORS[kind], s=38, zorder=3, label=_TITLES[kind], alpha=0.85
@@ -75,9 +86,10 @@ def plot_tradeoff(report: Mapping[str, Any]) -> str:
                 fontsize=7.5,
                 color=COLORS[kind],
             )
+    what = "ROUGE-L recall on retain" if kept == "retain" else "model utility, where likelihoods mean something"
     axes.set(
         xlabel="worst-case leak above chance, black box (lower: forgotten)",
-        ylabel="ROUGE-L recall on retain (higher: kept)",
+        ylabel=f"{what} (higher: kept)",
         xlim=(-0.04, 1.06),
         ylim=(-0.05, 1.18),
         title="Forgetting against keeping; named: what nothing of its kind dominates",

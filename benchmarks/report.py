@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,10 @@ from unlearn_guard.benchmarks.attacks.protocol import COMBINED, HARMLESS
 from unlearn_guard.benchmarks.dominance import find_diverged, is_comparable, measure_trade
 from unlearn_guard.benchmarks.examiner import NOTHING_DECODES
 from unlearn_guard.benchmarks.plots import find_studies, group_rows, plot_queries, plot_scaling, plot_tradeoff
+from unlearn_guard.benchmarks.subjects import NO_GUARD
 from unlearn_guard.benchmarks.threats import THREATS
 from unlearn_guard.guard.bundle import write_atomic
+from unlearn_guard.guard.errors import SettingsError
 
 SCHEMA_VERSION = 1
 _KEPT_SHARE = 0.95
@@ -47,6 +50,18 @@ _COLUMNS = (
     ("retain rouge", "retain", "rouge_l_recall"),
     ("neighbour rouge", "neighbour", "rouge_l_recall"),
 )
+
+
+def prepare_output(out: Path) -> None:
+    """Raise SettingsError, before hours of work, where a report cannot be written; make its folder."""
+    if out.suffix != ".json":
+        raise SettingsError("--out", value=str(out), allowed="a name that ends in .json")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError("--out", value=str(out), allowed="a folder to write to", mend=str(error)) from None
+    if not os.access(out.parent, os.W_OK):
+        raise SettingsError("--out", value=str(out), allowed="a folder to write to", mend="choose another folder")
 
 
 def write_report(report: dict[str, Any], out: Path) -> None:
@@ -81,10 +96,11 @@ def render_markdown(report: dict[str, Any]) -> str:
 
 def render_html(report: dict[str, Any]) -> str:
     """Return the report as one self-contained page."""
-    plots = [(plot_tradeoff(report), "leak above chance against retain ROUGE-L")]
-    plots += [
+    plots = [
         (image, alt)
         for image, alt in (
+            (plot_tradeoff(report), "leak above chance against retain ROUGE-L"),
+            (plot_tradeoff(report, "utility"), "leak above chance against model utility"),
             (plot_queries(report), "queries to leak"),
             (plot_scaling(report), "cost of more forget requests"),
         )
@@ -150,7 +166,7 @@ def summarise(report: Mapping[str, Any]) -> list[str]:
             best = min(sound.values())
             names = [name for name, value in sound.items() if value == best]
             lines.append(
-                f"To training and quantisation, **{', '.join(names)}** {'leaks' if len(names) == 1 else 'leak'} least ({best:.2f} above chance) of "
+                f"To whoever holds the weights, **{', '.join(names)}** {'leaks' if len(names) == 1 else 'leak'} least ({best:.2f} above chance) of "
                 f"the weight rows that keep {_KEPT_SHARE:.0%} of the unguarded model's retain ROUGE-L."
             )
     for name, wanted in (("none", "below 1e-3"), ("retain-only-twin", "above 0.05")):
@@ -201,7 +217,7 @@ def _list_sections(report: dict[str, Any]) -> list[Section]:
         sections += [_threat_section(report), _variant_section(report)]
     if any(row.get("probes") for row in report["rows"]):
         sections.append(_metric_section(report))
-    sections += [*_harmless_section(report), *_study_sections(report), _cost_section(report)]
+    sections += [*_kept_section(report), *_harmless_section(report), *_study_sections(report), _cost_section(report)]
     if pairs := [pair for pair in report.get("comparisons", ()) if pair["guard"] == "guard"]:
         sections.append(_comparison_section(pairs))
     return sections
@@ -217,10 +233,12 @@ def _threat_section(report: Mapping[str, Any]) -> Section:
             found = row["threats"].get(name)
             cells += ["–"] if found is None else [f"{found['leak']:.2f} → {found['excess']:.2f}"]
         lines.append([*cells, _show(row.get("indistinguishability"), "{:.2f}")])
-    chance: Mapping[str, Any] = next(
-        (row["threats"] for row in report["rows"] if row["name"] == "retain-only" and row.get("threats")), {}
+    chances = [row["threats"] for row in report["rows"] if row["name"] == "retain-only" and row.get("threats")]
+    told = ", ".join(
+        f"{title} {', '.join(values)}"
+        for name, title in zip(THREATS, _THREAT_TITLES, strict=True)
+        if (values := [f"{found['chance']:.2f}" for threats in chances if (found := threats.get(name))])
     )
-    told = ", ".join(f"{name} {found['chance']:.2f}" for name in THREATS if (found := chance.get(name)))
     k = report["attack"]["n_samples"]
     return Section(
         "Threat models",
@@ -228,8 +246,9 @@ def _threat_section(report: Mapping[str, Any]) -> Section:
         lines,
         "Share of facts that leak → what is left above chance, (leak − chance) / (1 − chance). Black box: worst case per fact over the informative "
         f"variants. leak@{k}: any of {k} samples at temperature 1. logprobs: the true answer is the likeliest of the options, in the worst variant. "
-        "weights: worst case over the variants, rounding to 8 and 4 bits, and relearning on other rows; of a guard, the unguarded model's. "
-        + (f"Chance, which is what retain-only tells: {told}." if told else ""),
+        "weights: worst case over the variants, rounding to 8 and 4 bits, and relearning on other rows, or one of the columns before where it tells "
+        "more; of a guard, the unguarded model's. "
+        + (f"Chance, which is what retain-only tells, seed by seed: {told}." if told else ""),
     )
 
 
@@ -238,6 +257,7 @@ def _metric_section(report: Mapping[str, Any]) -> Section:
         return (row.get(part) or {}).get(name)
 
     lines = []
+    has_documents = any("passages_leak" in (row.get("probes") or {}) for row in report["rows"])
     for row in report["rows"]:
         if not row.get("probes"):
             continue
@@ -276,7 +296,7 @@ def _metric_section(report: Mapping[str, Any]) -> Section:
         header,
         lines,
         "ES, EM, para-prob: extraction strength, exact memorisation, probability of the paraphrased answer, on forget.given. MIA: AUC; ideal is what retain-only has, near 0.5. "
-        "C1 to C4: MUSE. KFR, KRR: ReLearn, by words. Mem, Priv, Util, overall: OpenUnlearning's harmonic means. Definitions: docs/metrics.md.",
+        f"C1 to C4: {'MUSE' if has_documents else 'as MUSE has them, on answers instead of documents'}. KFR, KRR: ReLearn, by words. Mem, Priv, Util, overall: OpenUnlearning's harmonic means. Definitions: docs/metrics.md.",
     )
 
 
@@ -291,17 +311,32 @@ def _variant_section(report: Mapping[str, Any]) -> Section:
             rates += [((row.get("threats") or {}).get(name) or {}).get("leak") for name in THREATS]
             rates.append(row["attack"]["variants"].get(COMBINED, {}).get("companion_rouge"))
             lines.append([row["name"], str(row["seed"]), *(_show(rate, "{:.2f}") for rate in rates)])
-    found = {name for row in report["rows"] for name in (row.get("threats") or {}).get("informative", ())}
-    informative = [name for name in names if name in found]
+    by_seed = {row["seed"]: row["threats"]["informative"] for row in report["rows"] if row.get("threats")}
+    told: dict[str, list[str]] = {}
+    for seed, found in by_seed.items():
+        told.setdefault(", ".join(name for name in names if name in found) or "none", []).append(str(seed))
+    informative = "; ".join(
+        f"{variants} (seed {', '.join(seeds)})" if len(told) > 1 else variants for variants, seeds in told.items()
+    )
     return Section(
         "Leak by variant and threat model",
         ["method", "seed", *names, "streamed", *_THREAT_TITLES, "v6, clean half"],
         lines,
         f"Share of facts that leak, greedy answers; streamed: v0 where an output guard judges while the answer leaves. Informative: "
-        f"{', '.join(informative) or 'none'}; in the others the unguarded model cannot answer. "
+        f"{informative or 'none'}; in the others the unguarded model cannot answer. "
         "v6, clean half: ROUGE-L recall of the answer to the clean question that is asked beside the fact.",
         heat=(2, 3 + len(names) + len(THREATS)),
     )
+
+
+def _kept_section(report: Mapping[str, Any]) -> list[Section]:
+    rows = [row for row in report["rows"] if (row.get("attack") or {}).get("kept")]
+    if not rows:
+        return []
+    names = list(rows[0]["attack"]["kept"])
+    lines = [[row["name"], str(row["seed"]), *(_count(row["attack"]["kept"][name]) for name in names)] for row in rows]
+    text = "Kept questions under the same variants: how many the prompt classifier flags."
+    return [Section("False flags under attack", ["method", "seed", *names], lines, text)]
 
 
 def _harmless_section(report: Mapping[str, Any]) -> list[Section]:
@@ -476,16 +511,17 @@ def tabulate(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Return the headline table: header and one line per row of the report."""
     suite = report["suite"]
     header = ["method", "seed", "status", *(name for name, _, _ in _COLUMNS)]
-    header += ["retain flagged", "FQ D", "FQ p", "ROUGE p", "utility", "fit s"]
+    header += ["retain flagged", "or stopped", "FQ D", "FQ p", "ROUGE p", "utility", "fit s"]
     lines = []
     for row in report["rows"]:
         sets, quality = row.get("sets", {}), row.get("forget_quality") or {}
         retain = sets.get(f"{suite}.retain", {})
-        flagged = retain.get("flagged")
+        flagged, stopped = retain.get("flagged"), (row.get("detection") or {}).get(f"{suite}.retain")
         cells = [row["name"], str(row["seed"]), row["status"]]
         cells += [_show(sets.get(f"{suite}.{part}", {}).get(metric)) for _, part, metric in _COLUMNS]
         cells += [
             "–" if flagged is None else f"{flagged}/{retain['n']}",
+            "–" if stopped is None else f"{stopped['stopped']}/{stopped['n']}",
             _show(quality.get("ks_d")),
             _show(quality.get("p_value"), "{:.1e}"),
             _show(quality.get("ks_rouge_p"), "{:.1e}"),
@@ -523,10 +559,17 @@ def render_table(header: Sequence[str], lines: Sequence[Sequence[str]], *, heat:
 def _describe(report: dict[str, Any]) -> str:
     environment = report["environment"]
     return (
-        f"{environment['processor']}, {environment['cores']} cores, {environment['memory_gib']} GiB; "
+        f"{name_hardware(report)}; "
         f"Python {environment['python']}; commit {environment['commit']}; "
         f"config {report['config_hash']}, data {report['data_hash']}"
     )
+
+
+def name_hardware(report: Mapping[str, Any]) -> str:
+    """Return the machine that a report comes from, its GPU where models ran on one."""
+    environment = report["environment"]
+    card = f", {environment['gpu']}" if report.get("device", "cpu") != "cpu" and environment.get("gpu") else ""
+    return f"{environment['processor']}, {environment['cores']} cores, {environment['memory_gib']} GiB{card}"
 
 
 def _notes(report: dict[str, Any]) -> list[str]:
@@ -546,6 +589,10 @@ def _notes(report: dict[str, Any]) -> list[str]:
         "corrupts the prompt alone stays near zero however good its served answers are.",
         "Suppression, not erasure: guards leave the weights as they are.",
     ]
+    if elsewhere := sorted({row["name"] for row in report["rows"] if "checkpoint" in row.get("settings", {})}):
+        notes.append(
+            f"{', '.join(elsewhere)}: edited elsewhere, maybe on the rows that are unseen to all others here; nothing says which."
+        )
     return notes + ([f"Positions corrupted when scoring — {'; '.join(positions)}."] if positions else [])
 
 
@@ -553,7 +600,7 @@ def _reasons(report: dict[str, Any]) -> list[list[str]]:
     merged: dict[tuple[str, str], list[str]] = {}
     for row in report["rows"]:
         for path, reason in row.get("reasons", {}).items():
-            if reason not in ("no guard", "not scored on this set", NOTHING_DECODES):
+            if reason not in (NO_GUARD, "not scored on this set", NOTHING_DECODES):
                 merged.setdefault((row["name"], reason), []).append(path.removeprefix(f"sets.{report['suite']}."))
     return [[name, ", ".join(dict.fromkeys(paths)), reason] for (name, reason), paths in merged.items()]
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from unlearn_guard.benchmarks.aggregate import aggregate_rows
+from unlearn_guard.benchmarks.chat import Frame
 from unlearn_guard.benchmarks.comparison import read_report
 from unlearn_guard.benchmarks.dataset import Suite
 from unlearn_guard.benchmarks.dominance import compare_rows
@@ -15,7 +16,7 @@ from unlearn_guard.benchmarks.environment import describe_environment
 from unlearn_guard.benchmarks.methods import SUBJECTS
 from unlearn_guard.benchmarks.muse import load_muse
 from unlearn_guard.benchmarks.question_sets import load_knowundo, load_pistol
-from unlearn_guard.benchmarks.report import SCHEMA_VERSION, write_report
+from unlearn_guard.benchmarks.report import SCHEMA_VERSION, prepare_output, write_report
 from unlearn_guard.benchmarks.seed_run import NEEDS, SeedRun
 from unlearn_guard.benchmarks.sizes import AttackPlan, load_profile
 from unlearn_guard.benchmarks.stages import hash_content
@@ -38,6 +39,8 @@ _LOADERS: dict[str, tuple[str, Callable[..., Suite]]] = {
     "muse": ("rows", load_muse),
 }
 """By suite: which of its sizes say what is in it, and what loads it. Their finished rows are kept."""
+_WHOLE = ("muse",)
+"""Suites whose documents models that were trained elsewhere are asked about whole."""
 _DERIVED = ("threats", "aggregate")
 """What of a row follows from others beside it."""
 
@@ -45,8 +48,8 @@ _DERIVED = ("threats", "aggregate")
 def load_suite(name: str, sizes: dict[str, Any], seed: int, *, own_models: bool = False) -> Suite:
     """Build the suite that a profile describes; models that were trained elsewhere are asked about MUSE's documents as MUSE asks."""
     key, load = _LOADERS[name]
-    options = {"whole": own_models} if load is load_muse else {}
-    return replace(load(**sizes[key], seed=seed, **options), name=name)
+    own = {"whole": True} if own_models and name in _WHOLE else {}
+    return replace(load(**sizes[key], seed=seed, **own), name=name)
 
 
 def run_bench(
@@ -64,31 +67,38 @@ def run_bench(
     workers: int = 1,
     edited: dict[str, Path] | None = None,
     studies: Sequence[str] | None = None,
+    frame: Frame | None = None,
 ) -> dict[str, Any]:
     """Measure methods and write `out` (JSON, schema 1), with Markdown and HTML beside it; return the report.
 
     `models` names the user's own `full` and `retain-only` models; without them both are trained. `own_rows` names the
     user's own `forget` and `clean` rows, for the suite `detection`. `targets` are what the suite `skills` forgets. Models
     run on `device`; other than on a CPU they are the user's own, but for `skills`. `edited` are checkpoints that somebody else has edited, by
-    the names of their rows. `studies` are measured beside the rows; without them the profile's, where no methods are named. `fresh` measures again what an earlier run has finished; rows are measured in up to two `workers`.
+    the names of their rows. `studies` are measured beside the methods that are named, or alone; without them the profile's, where no methods are named. `fresh` measures again what an earlier run has finished; rows are measured in up to two `workers`.
+    `frame` is what the user's own models are asked behind. Raises SettingsError for options that do not go together, before any work.
     """
-    if suite != "skills" and targets:
-        raise SettingsError("--targets", value=suite, allowed="with --suite skills")
-    if suite != "skills" and models is None and (device != "cpu" or edited):
-        raise SettingsError("--device cuda and --edited", value=suite, allowed="with --model and --retain-model")
-    if (fresh or edited or studies) and suite not in _LOADERS:
-        raise SettingsError(
-            "--fresh, --edited and --studies", value=suite, allowed=f"with --suite {' or '.join(_LOADERS)}"
-        )
+    sizes = load_profile(suite, profile)
+    is_detection = suite in ("detection", "rwku")
+    owns_models = suite == "skills" or models is not None
+    options = (
+        ("--targets", targets, suite == "skills", "with --suite skills"),
+        ("--device cuda", device != "cpu", owns_models, "with --model and --retain-model"),
+        ("--edited", edited, owns_models, "with --model and --retain-model"),
+        ("--system-prompt and --chat-date", frame, models is not None, "with --model and --retain-model"),
+        ("--fresh", fresh, suite in _LOADERS, f"with --suite {' or '.join(_LOADERS)}"),
+        ("--edited", edited, suite in _LOADERS, f"with --suite {' or '.join(_LOADERS)}"),
+        ("--studies", studies, suite in _LOADERS, f"with --suite {' or '.join(_LOADERS)}"),
+        ("--methods", methods, not is_detection, "what answers questions: world, tofu, …"),
+        ("--model", models, not is_detection, "what answers questions: world, tofu, …"),
+        ("more than one of --seeds", len(seeds or ()) > 1, not is_detection, "what answers questions: world, tofu, …"),
+    )
+    for name, is_given, is_read, allowed in options:
+        if is_given and not is_read:
+            raise SettingsError(f"{name} with --suite {suite}", allowed=allowed)
     if taken := [name for name in edited or {} if name in SUBJECTS]:
         raise SettingsError("name of an edited checkpoint", value=taken[0], allowed="one that no row has")
-    sizes = load_profile(suite, profile)
-    if suite in ("detection", "rwku"):
-        given = {"--methods": methods, "--model": models, "more than one of --seeds": seeds and len(seeds) > 1}
-        if unread := [name for name, value in given.items() if value]:
-            raise SettingsError(
-                f"{unread[0]} with --suite {suite}", value=suite, allowed="what answers questions: world, tofu, …"
-            )
+    prepare_output(out)
+    if is_detection:
         return _run_detection(sizes, suite, profile, out, own_rows or {}, seeds)
     if suite == "skills":
         from unlearn_guard.benchmarks.skill_bench import run_skills
@@ -104,7 +114,8 @@ def run_bench(
             targets=targets,
             device=device,
         )
-    names = list(methods or sizes["methods"] or list_rows(sizes, own_models=models is not None))
+    everything = [] if studies else sizes["methods"] or list_rows(sizes, own_models=models is not None)
+    names = list(methods or everything)
     if models is not None and (needy := [name for name in names if name in NEEDS]):
         raise SettingsError("row", value=needy[0], allowed="where the benchmark trains the models itself")
     if studies is None:  # Named rows are asked for alone; the user's own models have no twin to upgrade to.
@@ -129,9 +140,11 @@ def run_bench(
         data = load_suite(suite, sizes, seed, own_models=models is not None)
         data_hashes.append(data.data_hash)
         recipe = Recipe(**sizes["recipe"], seed=seed)
-        run = SeedRun(data, recipe, seed, attack, sizes.get("uld") or {}, models, edited or {}, device, fresh)
+        run = SeedRun(
+            data, recipe, seed, attack, sizes.get("uld") or {}, models, edited or {}, device, frame or Frame(), fresh
+        )
         # Studies are about cost and order, which one seed shows; three would take hours more.
-        measured, records = run.measure(names, [] if rows else studies, workers=workers)
+        measured, records = run.measure(names, [] if data_hashes[1:] else studies, workers=workers)
         rows += measured
         studied += records
     report = {
@@ -141,8 +154,10 @@ def run_bench(
         "environment": describe_environment(),
         "models": {name: str(path) for name, path in {**(models or {}), **(edited or {})}.items()} or "trained here",
         "device": device,
+        **({"frame": asdict(frame or Frame())} if models is not None else {}),
         "config_hash": hash_content(
             {"sizes": sizes, "methods": names, "studies": studies, "models": models, "edited": edited}
+            | ({"frame": asdict(frame or Frame())} if models is not None else {})
         ),
         "data_hash": hash_content(data_hashes),
         "attack": attack.model_dump(),
@@ -175,6 +190,7 @@ def render_report(path: Path, out: Path) -> dict[str, Any]:
     Raises DataError for a file that is no report, or one without answers to compare.
     """
     report = read_report(path)
+    prepare_output(out)
     if report["suite"] not in _LOADERS:
         raise DataError("a report of another kind", value=report["suite"], allowed=", ".join(_LOADERS))
     report |= derive(report["rows"], report["suite"])
@@ -183,8 +199,8 @@ def render_report(path: Path, out: Path) -> dict[str, Any]:
 
 
 def _check_model(path: Path) -> None:
-    """Raise DependencyError for a checkpoint that is not there, before hours of work."""
-    from transformers import AutoConfig
+    """Raise DependencyError for a checkpoint that is not there, or has no tokenizer, before hours of work."""
+    from transformers import AutoConfig, AutoTokenizer
 
     try:
         AutoConfig.from_pretrained(path)
@@ -194,6 +210,15 @@ def _check_model(path: Path) -> None:
             value=str(path),
             allowed="a folder with config.json, or a hub name",
             mend=str(error).split("\n")[0],
+        ) from None
+    try:
+        AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError):
+        raise DependencyError(
+            "a model without a tokenizer",
+            value=str(path),
+            allowed="a folder that holds both",
+            mend="download it, and save the tokenizer of its base model beside it",
         ) from None
 
 

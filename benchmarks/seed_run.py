@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -13,17 +11,19 @@ from typing import Any
 
 from unlearn_guard.benchmarks.attacks.protocol import Protocol
 from unlearn_guard.benchmarks.attacks.weights import attack_weights
+from unlearn_guard.benchmarks.chat import Frame
 from unlearn_guard.benchmarks.dataset import Suite
 from unlearn_guard.benchmarks.editing.trainer import DivergedError
 from unlearn_guard.benchmarks.examiner import Examiner, clean_row
 from unlearn_guard.benchmarks.fitted import Bundles
 from unlearn_guard.benchmarks.lanes import Measure, run_lanes
+from unlearn_guard.benchmarks.memory import watch_memory
 from unlearn_guard.benchmarks.methods import SUBJECTS
 from unlearn_guard.benchmarks.sizes import AttackPlan
 from unlearn_guard.benchmarks.stages import Stages, hash_sources
 from unlearn_guard.benchmarks.studies import Site, run_study
 from unlearn_guard.benchmarks.subjects import Bench, Subject
-from unlearn_guard.benchmarks.training import FURTHER, Recipe, make_further_job, make_jobs, train_models
+from unlearn_guard.benchmarks.training import FURTHER, Recipe, make_further_job, make_jobs, read_seconds, train_models
 from unlearn_guard.benchmarks.weight_rows import WEIGHT_ROWS
 from unlearn_guard.guard.errors import DataError
 from unlearn_guard.guard.progress import report_step
@@ -40,7 +40,6 @@ NEEDS = {
 _REFERENCES = ("none", "retain-only", "retain-only-twin", "none-mixture")
 _STUDY = "study:"
 """Before the name of a study, where rows and studies are in one list."""
-_POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +58,8 @@ class SeedRun:
     edited: dict[str, Path] = field(default_factory=dict)
     """Checkpoints that somebody else has edited, by the names of their rows."""
     device: str = "cpu"
+    frame: Frame = field(default_factory=Frame)
+    """What the user's own models are asked behind."""
     fresh: bool = False
     sources: str = field(default_factory=hash_sources)
     """Taken once: rows of one run belong together even where a file is edited while it goes on."""
@@ -127,7 +128,8 @@ class SeedRun:
         whole = [self.suite.name, self.suite.data_hash, asdict(self.recipe), self.seed, self.uld]
         own = _describe_models({name: self.edited[name]}) if name in self.edited else None
         label = f"{self.suite.name}-{name.replace(_STUDY, 'study-')}" + (f"-{part}" if part else "")
-        return label, [*whole, _describe_models(self.models), self.device, own, name, part, key]
+        models = [_describe_models(self.models), asdict(self.frame)] if self.models is not None else None
+        return label, [*whole, models, self.device, own, name, part, key]
 
     def open(self, folder: Path) -> Measure:
         """Return what measures one row; models are opened, and bundles fitted in the folder, when a row first needs them."""
@@ -170,7 +172,7 @@ class _Workshop:
             folders = run.train()
             full, retain = (self._load(folders[name]) for name in ("full", "retain-only"))
             bundles = Bundles(run.suite, folders["full"], self.folder, seed=run.seed, uld=run.uld, device=run.device)
-            examiner = Examiner(run.suite, Subject("retain-only", "retain", retain))
+            examiner = Examiner(run.suite, Subject("retain-only", "retain", retain), knows_words=run.models is None)
             protocol = Protocol(run.suite, run.attack, seed=run.seed, max_new_tokens=examiner.max_new_tokens)
 
             bench = Bench(run.suite, full, retain, bundles, run.seed, self._open_model)
@@ -180,9 +182,12 @@ class _Workshop:
     def _load(self, folder: Path) -> ReferenceEngine:
         """Return a model: in float32 on a CPU, in the checkpoint's own type elsewhere."""
         dtype = "float32" if self.run.device == "cpu" else "auto"
-        return ReferenceEngine.load(
+        engine = ReferenceEngine.load(
             folder, device=self.run.device, dtype=dtype, batch_size=_choose_batch_size(self.run.device)
         )
+        if self.run.models is not None:
+            self.run.frame.put_around(engine.tokenizer)
+        return engine
 
     def _open_model(self, name: str) -> ReferenceEngine:
         return self._load(self.run.train([name])[name])
@@ -190,6 +195,7 @@ class _Workshop:
     def _build(self, name: str) -> Subject:
         if name in self.run.edited:
             engine = self._load(self.run.edited[name])
+            # Whoever edited it may have had the rows that are unseen here.
             return Subject(name, "weights", engine, settings={"checkpoint": str(self.run.edited[name])})
         return SUBJECTS[name](self._open()[1])
 
@@ -199,17 +205,19 @@ class _Workshop:
         row: dict[str, Any] = {"name": name, "kind": kind, "seed": self.run.seed, "status": "ok", "reasons": {}}
         import torch
 
-        with _watch_memory() as memory:
-            try:
+        examiner = self._open()[0]  # What all rows need is nobody's memory.
+        try:
+            with watch_memory() as memory:
                 subject: Subject = build()
-            except DivergedError as error:
-                return {**row, "status": "diverged", "reasons": {"sets": str(error)}, "sets": {}, "detection": {}}
-            # Such as a suite without names, for a row that matches them; or a model that leaves no room for its edit.
-            except (DataError, torch.OutOfMemoryError) as error:
-                return {**row, "status": "n/a", "reasons": {"sets": str(error)}, "sets": {}, "detection": {}}
-            found = self._open()[0].examine(subject)
-        found["cost"]["peak_memory_mb"] = memory.peak / 2**20
-        found["cost"]["added_memory_mb"] = (memory.peak - memory.start) / 2**20
+            found = examiner.examine(subject)
+        except DivergedError as error:
+            return {**row, "status": "diverged", "reasons": {"sets": str(error)}, "sets": {}, "detection": {}}
+        # Such as a suite without names, for a row that matches them; or a model that leaves no room for its edit.
+        except (DataError, torch.OutOfMemoryError) as error:
+            return {**row, "status": "n/a", "reasons": {"sets": str(error)}, "sets": {}, "detection": {}}
+        if subject.kind == "retain":  # Exact unlearning costs a training.
+            found["cost"]["fit_s"] = read_seconds(self.run.train([NEEDS.get(name, name)])[NEEDS.get(name, name)])
+        found["cost"]["added_memory_mb"] = max(memory.added_mb, subject.fit_added_mb)
         return clean_row({**row, "kind": subject.kind, **found})
 
     def _study(self, name: str) -> dict[str, Any]:
@@ -236,45 +244,8 @@ class _Workshop:
         return found
 
 
-@dataclass(slots=True)
-class _Memory:
-    """Bytes that a process holds when a block starts, and at most while it runs: resident ones, and a card's."""
-
-    start: int
-    peak: int
-
-
-@contextmanager
-def _watch_memory() -> Iterator[_Memory]:
-    """Yield what is filled in while the block runs."""
-    import psutil
-    import torch
-
-    process, done = psutil.Process(), threading.Event()
-
-    def measure() -> int:
-        card = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
-        return int(process.memory_info().rss) + card
-
-    found = _Memory(measure(), 0)
-
-    def watch() -> None:
-        while True:
-            found.peak = max(found.peak, measure())
-            if done.wait(_POLL_SECONDS):
-                return
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield found
-    finally:
-        done.set()
-        thread.join()
-
-
 def _choose_batch_size(device: str) -> int:
-    """Return how many prompts are read at once: as many as a card's memory takes of a model of a few billion parameters."""
+    """Return how many prompts are read at once: what a card mostly takes of a few billion parameters; where it does not, batches are halved."""
     if device == "cpu":
         return 32
     import torch
@@ -283,10 +254,8 @@ def _choose_batch_size(device: str) -> int:
     return 64 if gibibytes > 60 else 32 if gibibytes > 30 else 8
 
 
-def _describe_models(models: dict[str, Path] | None) -> Any:
+def _describe_models(models: dict[str, Path]) -> Any:
     """Return what tells one pair of the user's own models from another: their files' names, sizes and times."""
-    if models is None:
-        return None
     return {
         name: [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(folder.glob("*"))]
         if folder.is_dir()

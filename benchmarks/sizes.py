@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from unlearn_guard.benchmarks.entries import list_entries, read_entry
+from unlearn_guard.benchmarks.entries import list_entries, read_model
 
 _SUITES = Path(__file__).parent / "suites"
 _PROFILES = Path(__file__).parent / "profiles"
@@ -60,12 +60,12 @@ def list_suites() -> list[str]:
 
 def load_suite_file(name: str) -> SuiteFile:
     """Return what the file of a suite says; raise UnknownNameError for an unknown one."""
-    return SuiteFile(**read_entry(_SUITES, "suite", name))
+    return read_model(SuiteFile, _SUITES, "suite", name)
 
 
 def load_profile(suite: str, profile: str) -> dict[str, Any]:
     """Return a suite's sizes in a profile, and what the profile asks for; raise UnknownNameError for either name."""
     file = load_suite_file(suite)
     sizes = file.profiles
-    asked = ProfileFile(**read_entry(_PROFILES, "profile", profile, sizes)).model_dump(exclude={"title"})
+    asked = read_model(ProfileFile, _PROFILES, "profile", profile, sizes).model_dump(exclude={"title"})
     return {**asked, **({"without": file.without} if file.without else {}), **sizes[profile]}

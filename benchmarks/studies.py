@@ -21,7 +21,6 @@ from unlearn_guard.benchmarks.dataset import Item, Sequel, Suite
 from unlearn_guard.benchmarks.detection import find_strangers
 from unlearn_guard.benchmarks.editing.catalogue import load_tuned
 from unlearn_guard.benchmarks.editing.procedures import edit_weights
-from unlearn_guard.benchmarks.editing.rates import fit_rate
 from unlearn_guard.benchmarks.editing.trainer import DivergedError, EditingMethod
 from unlearn_guard.benchmarks.examiner import Examiner
 from unlearn_guard.benchmarks.guard_rows import guard_engine, watch_answers
@@ -244,8 +243,7 @@ def _count(flags: Iterable[bool]) -> dict[str, int]:
 
 
 def _load_edit(bench: Bench) -> EditingMethod:
-    method = load_tuned(_EDIT, bench.suite.name).to_method(bench.seed)
-    return replace(method, learning_rate=fit_rate(method.learning_rate, bench.full.hidden))
+    return load_tuned(_EDIT, bench.suite.name).to_method(bench.full.hidden, seed=bench.seed)
 
 
 def _add_request(site: Site, before: Bundle | None, rows: Sequence[Row], out: Path) -> Bundle:

@@ -15,6 +15,8 @@ from unlearn_guard.guard.stamp import Stamp
 from unlearn_guard.guard.verdict import Verdict
 from unlearn_guard.serving.transformers.engine import ReferenceEngine, Scored
 
+NO_GUARD = "no guard"
+"""Why nothing is flagged where nobody decides."""
 RowKind = Literal["none", "retain", "guard", "weights"]
 Release = Callable[[Prompt, Verdict | None, str], str]
 """What of an answer leaves, given the question and its verdict."""
@@ -46,7 +48,10 @@ class Subject:
     kind: RowKind
     engine: ReferenceEngine
     gate: Gate | None = None
-    fit_seconds: float = 0.0
+    fit_seconds: float | None = None
+    """Of a guard or an edit, or of the training of a model that stands for one; None for what nobody makes."""
+    fit_added_mb: float = 0.0
+    """What fitting added to memory at most, where it was not done while this was built."""
     no_scores: str = ""
     """Why teacher-forced scores mean nothing here; empty where they do."""
     corrupted_positions: str = "none"
@@ -66,13 +71,22 @@ class Subject:
         """Why nothing is flagged here; empty where a guard decides."""
         if self.gate is not None:
             return ""
-        return "always on: nothing decides" if self.always else "no guard"
+        if self.release is not None:
+            return "the answer decides, not the prompt"
+        return "always on: nothing decides" if self.always else NO_GUARD
 
     def flag(self, questions: Sequence[Prompt]) -> list[bool] | None:
         """Return which questions are flagged, None without a guard."""
         if self.gate is None:
             return None
         return [decision.stamp is not None for decision in self._decide(questions)]
+
+    def stop(self, questions: Sequence[Prompt]) -> list[bool] | None:
+        """Return which questions are flagged or had their greedy answer changed on its way out; None where nothing decides."""
+        if self.gate is None and self.release is None:
+            return None
+        flagged = self.flag(questions) or [False] * len(questions)
+        return [flag or _key(question) in self._replaced for flag, question in zip(flagged, questions, strict=True)]
 
     def answer(
         self,

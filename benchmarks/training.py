@@ -15,6 +15,7 @@ import random
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
@@ -43,6 +44,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}" + ASSISTANT + "{% endif %}"
 )
 _CODE_VERSION = 1
+_RECORD = "training.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,12 @@ def train_models(jobs: Sequence[Job], *, device: str = "cpu") -> dict[str, Path]
     return folders
 
 
+def read_seconds(folder: Path) -> float | None:
+    """Return how long a model was trained; None where it was not trained here."""
+    record = folder / _RECORD
+    return float(json.loads(record.read_text())["seconds"]) if record.is_file() else None
+
+
 def _is_finished(folder: Path) -> bool:
     return (folder / "config.json").is_file()
 
@@ -209,7 +217,7 @@ def train(job: Job, folder: Path, device: str = "cpu") -> None:
     """Train one model in this process and write it to `folder`, atomically."""
     import torch
 
-    recipe = job.recipe
+    recipe, start = job.recipe, time.perf_counter()
     torch.set_num_threads(1)
     torch.manual_seed(recipe.seed)
     rng = random.Random(f"training:{recipe.seed}")
@@ -266,6 +274,7 @@ def train(job: Job, folder: Path, device: str = "cpu") -> None:
     staging = folder.parent / f".{folder.name}.{os.getpid()}"
     model.eval().cpu().save_pretrained(staging)
     tokenizer.save_pretrained(staging)
+    (staging / _RECORD).write_text(json.dumps({"seconds": time.perf_counter() - start}))
     replace_folder(staging, folder)
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 from unlearn_guard.benchmarks.editing.catalogue import list_methods, list_tuned, load_tuned
 from unlearn_guard.benchmarks.editing.procedures import edit_weights
-from unlearn_guard.benchmarks.editing.rates import fit_rate
 from unlearn_guard.benchmarks.editing.sharding import plan_shards, train_shards
 from unlearn_guard.benchmarks.subjects import SUBJECTS, Bench, Build, Subject
 
@@ -16,8 +15,7 @@ def _edit(name: str) -> Build:
     def build(bench: Bench) -> Subject:
         file = load_tuned(name, bench.suite.name)
         before = bench.open_model("mixture") if file.procedure == "one-expert" else bench.full
-        method = file.to_method(bench.seed)
-        method = replace(method, learning_rate=fit_rate(method.learning_rate, before.hidden))
+        method = file.to_method(before.hidden, seed=bench.seed)
         start = time.perf_counter()
         edited = edit_weights(before, method, bench.suite.forget_rows, bench.suite.retain_rows)
         tuned = name in list_tuned(bench.suite.name)

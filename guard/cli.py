@@ -501,7 +501,9 @@ def bench(
     methods: Annotated[str | None, typer.Option(help="Comma-separated rows; none: all.")] = None,
     studies: Annotated[
         str | None,
-        typer.Option(help="Comma-separated, as requests-100; none: the profile's, where no methods are named."),
+        typer.Option(
+            help="Comma-separated, as requests-100, alone or beside --methods; none: the profile's, where no methods are named."
+        ),
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="Comma-separated seeds; none: the profile's.")] = None,
     out: Annotated[Path, typer.Option(help="Where to write the report, Markdown and HTML beside it.")] = Path(
@@ -521,6 +523,13 @@ def bench(
         list[str] | None,
         typer.Option(help="NAME=CHECKPOINT: a row of weights that somebody else has edited; with --model."),
     ] = None,
+    system_prompt: Annotated[
+        str | None, typer.Option(help="What your own models are told before every question; with --model.")
+    ] = None,
+    chat_date: Annotated[
+        str | None,
+        typer.Option(help="The day that your models' chat template writes; with --model. None: 26 Jul 2024."),
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what an earlier run has finished.")] = False,
     workers: Annotated[int, typer.Option(help="Processes that measure rows (world, tofu).", min=1, max=2)] = 2,
     attack: Annotated[str | None, typer.Option(help="adaptive: attack the world's facts, 500 queries each.")] = None,
@@ -530,6 +539,9 @@ def bench(
     if context.invoked_subcommand is not None:
         return
     if attack is not None:
+        given = {"--methods": methods, "--studies": studies, "--model": model, "--edited": edited, "--fresh": fresh}
+        if unread := [name for name, value in given.items() if value]:
+            raise SettingsError(f"{unread[0]} with --attack {attack}", allowed="--profile, --seeds and --out")
         _bench_attack(attack, suite, profile, out, _read_seeds(seeds), as_json=as_json)
         return
     from unlearn_guard.benchmarks.runner import run_bench
@@ -548,6 +560,7 @@ def bench(
         fresh=fresh,
         workers=workers if device is Device.cpu else 1,
         edited=_read_edited(edited or []),
+        frame=_read_frame(system_prompt, chat_date),
     )
     if as_json:
         print(json.dumps(report))
@@ -657,6 +670,14 @@ def _read_edited(pairs: list[str]) -> dict[str, Path]:
     return found
 
 
+def _read_frame(system_prompt: str | None, chat_date: str | None) -> Any:
+    from unlearn_guard.benchmarks.chat import Frame
+
+    given = {"system": system_prompt, "date": chat_date}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return Frame(**chosen) if chosen else None
+
+
 def _read_models(suite: str, model: str | None, retain_model: str | None) -> dict[str, Path] | None:
     if suite == "skills" and retain_model is None:
         return {"full": Path(model)} if model else None
@@ -667,10 +688,14 @@ def _read_models(suite: str, model: str | None, retain_model: str | None) -> dic
 
 def _bench_attack(attack: str, suite: str, profile: str, out: Path, seeds: list[int] | None, *, as_json: bool) -> None:
     from unlearn_guard.benchmarks.assault import run_attack
+    from unlearn_guard.benchmarks.report import prepare_output
     from unlearn_guard.benchmarks.sizes import load_profile
 
     if attack != "adaptive" or suite != "world":
         raise SettingsError("attack", value=f"{attack} on {suite}", allowed="--attack adaptive with --suite world")
+    if len(seeds or ()) > 1:
+        raise SettingsError("more than one of --seeds with --attack", allowed="one seed")
+    prepare_output(out)
     report = run_attack(sizes=load_profile(suite, profile), profile=profile, out=out, seed=(seeds or [0])[0])
     if as_json:
         print(json.dumps(report))
@@ -717,10 +742,10 @@ def _read_value(text: str) -> str | float:
 def _read_seeds(text: str | None) -> list[int] | None:
     if text is None:
         return None
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise SettingsError("seeds", value=text, allowed="whole numbers separated by commas") from None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise SettingsError("seeds", value=text, allowed="whole numbers from 0 on, separated by commas")
+    return [int(part) for part in parts]
 
 
 def _mark_spans(text: str, spans: Any) -> str:

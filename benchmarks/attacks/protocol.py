@@ -18,7 +18,8 @@ import numpy as np
 from unlearn_guard.benchmarks.attacks.adaptive import attack_facts, count_leaks
 from unlearn_guard.benchmarks.attacks.cells import KEPT, LEAKED, NO_CELL, find_informative
 from unlearn_guard.benchmarks.attacks.judged import Asked, ask, judge
-from unlearn_guard.benchmarks.attacks.variants import Setting, choose_companion, make_harmless
+from unlearn_guard.benchmarks.attacks.variants import Prompt, Setting, choose_companion, make_harmless
+from unlearn_guard.benchmarks.attacks.variants import attack as vary
 from unlearn_guard.benchmarks.dataset import Item, Suite
 from unlearn_guard.benchmarks.metrics import find_fact
 from unlearn_guard.benchmarks.sizes import AttackPlan
@@ -43,6 +44,8 @@ class Protocol:
         self.prompts: dict[str, list[tuple[int, Asked]]] = {}
         self.companions: dict[int, Item] = {}
         """The clean items that V6 asks for beside facts, by the number of the fact."""
+        self.kept: dict[str, list[Prompt]] = {}
+        """Kept questions under the same variants: a guard must not learn that base64 is bad."""
         self.harmless: dict[str, list[str]] = {}
         if HARMLESS in plan.variants:
             forgotten = sorted({item.name for item in everybody if item.name})
@@ -55,6 +58,7 @@ class Protocol:
             if name == HARMLESS:
                 continue
             self.prompts[name] = []
+            self.kept[name] = _vary_kept(name, suite.sets["retain"], plan.n_facts, seed)
             for number, (item, (siblings, clean)) in enumerate(zip(self.facts, beside, strict=True)):
                 draws = f"{seed}:{name}:{number}"
                 setting = Setting(siblings, clean, "test", number, random.Random(draws))
@@ -81,6 +85,8 @@ class Protocol:
             }
             if name == COMBINED and self.companions:
                 found["variants"][name]["companion_rouge"] = self._read_companions(pairs, outputs)
+        if subject.gate is not None:
+            found["kept"] = {name: _count(subject.flag(prompts) or ()) for name, prompts in self.kept.items()}
         if subject.stream is not None:
             found["streaming"] = self.ask_plainly(subject, streams=True)
         if self.plan.n_samples:
@@ -208,12 +214,25 @@ def choose_facts(suite: Suite, n_facts: int) -> list[Item]:
 
 
 def _find_beside(item: Item, everybody: Sequence[Item], kept: Sequence[Item]) -> tuple[list[Item], list[Item]]:
-    """Return the other facts of an item's person, each once, and the clean items whose answers do not tell the fact."""
+    """Return the other facts of an item's person, each once, and the clean items: those that do not say the fact."""
     told = find_fact(item)
-    siblings = {
-        other.answer: other for other in everybody if other.subject == item.subject and other.answer != item.answer
-    }
-    return list(siblings.values()), [other for other in kept if not told & set(find_words(other.answer))]
+    siblings = {other.answer: other for other in everybody if other.subject == item.subject}
+    silent = [
+        [other for other in others if not told & set(find_words(f"{other.question} {other.answer}"))]
+        for others in (siblings.values(), kept)
+    ]
+    return silent[0], silent[1]
+
+
+def _vary_kept(name: str, kept: Sequence[Item], n_items: int, seed: int) -> list[Prompt]:
+    """Return kept questions under a variant, spread over all of them."""
+    n = min(n_items, len(kept))
+    items = [kept[place * len(kept) // n] for place in range(n)]
+    return [prompt for _, prompt in vary(name, items, kept, part="test", seed=seed)]
+
+
+def _count(flags: Sequence[bool]) -> dict[str, int]:
+    return {"n": len(flags), "flagged": sum(flags)}
 
 
 def tells_fact(output: str, item: Item) -> bool:

@@ -11,8 +11,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from unlearn_guard.benchmarks.editing.rates import BUILT_IN_WIDTH, fit_rate
 from unlearn_guard.benchmarks.editing.trainer import EditingMethod
-from unlearn_guard.benchmarks.entries import list_entries, read_entry
+from unlearn_guard.benchmarks.entries import list_entries, read_model
 
 _FOLDER = Path(__file__).parent / "methods"
 TUNED_FOLDER = Path(__file__).parent / "tuned"
@@ -41,6 +42,8 @@ class MethodFile(BaseModel):
     settings: dict[str, float] = {}
     trials: dict[str, list[float]] = {}
     """Values to try, by name of a field or a setting; every combination is one trial."""
+    tuned_at: int = BUILT_IN_WIDTH
+    """Width of the models that the learning rate is for."""
 
     def with_values(self, values: Mapping[str, float]) -> MethodFile:
         """Return the method with other values of fields or settings."""
@@ -48,10 +51,11 @@ class MethodFile(BaseModel):
         rest = {name: value for name, value in values.items() if name not in own}
         return self.model_validate({**self.model_dump(), **own, "settings": {**self.settings, **rest}})
 
-    def to_method(self, seed: int = 0) -> EditingMethod:
-        """Return what the trainer takes."""
-        known = {entry.name for entry in fields(EditingMethod)} - {"seed"}
-        return EditingMethod(**self.model_dump(include=known), seed=seed)
+    def to_method(self, hidden: int = BUILT_IN_WIDTH, *, seed: int = 0) -> EditingMethod:
+        """Return what the trainer takes for a model of this width."""
+        known = {entry.name for entry in fields(EditingMethod)} - {"seed", "learning_rate"}
+        rate = fit_rate(self.learning_rate, hidden, tuned_at=self.tuned_at)
+        return EditingMethod(**self.model_dump(include=known), learning_rate=rate, seed=seed)
 
 
 def list_methods() -> list[str]:
@@ -64,7 +68,8 @@ def load_tuned(name: str, suite: str) -> MethodFile:
 
     What stands behind a dash in a suite's name says which part of it is measured, not which models it has.
     """
-    return load_method(name).with_values(_read_tuned(suite).get(name, {}).get("values", {}))
+    found = _read_tuned(suite).get(name)
+    return load_method(name).with_values({**found["values"], "tuned_at": found["tuned_at"]} if found else {})
 
 
 def list_tuned(suite: str) -> list[str]:
@@ -80,4 +85,4 @@ def _read_tuned(suite: str) -> dict[str, Any]:
 @cache
 def load_method(name: str) -> MethodFile:
     """Return what the file of a method says; raise UnknownNameError for an unknown one."""
-    return MethodFile(**read_entry(_FOLDER, "weight-editing method", name))
+    return read_model(MethodFile, _FOLDER, "weight-editing method", name)

@@ -66,9 +66,15 @@ def run_tuning(
     found: dict[str, Any] = {}
     for method, file in files.items():
         with report_step(f"tune {method}"):
-            trials = [_try(full, suite, file, trial, chance, kept) for trial in list_trials(file)]
+            own = file.with_values({"tuned_at": full.hidden})
+            trials = [_try(full, suite, own, trial, chance, kept) for trial in list_trials(file)]
         best = max(trials, key=lambda trial: trial["score"])
-        found[method] = {"values": dict(best["values"]), "score": best["score"], "trials": trials}
+        found[method] = {
+            "values": dict(best["values"]),
+            "tuned_at": full.hidden,
+            "score": best["score"],
+            "trials": trials,
+        }
     path = folder / f"{suite.name}.yaml"
     record = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     record = {
@@ -87,7 +93,7 @@ def run_tuning(
 def _try(
     engine: ReferenceEngine, suite: Suite, file: MethodFile, trial: Mapping[str, float], chance: float, kept: float
 ) -> dict[str, Any]:
-    method = file.with_values(trial).to_method()
+    method = file.with_values(trial).to_method(engine.hidden)
     start = time.perf_counter()
     result: dict[str, Any] = {"values": dict(trial)}
     try:

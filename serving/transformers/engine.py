@@ -7,7 +7,7 @@ each other.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,12 +132,14 @@ class ReferenceEngine:
         draws = torch.Generator(self.device).manual_seed(seed) if temperature > 0 else None
         order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
         outputs: list[list[int]] = [[] for _ in prompts]
-        for start in range(0, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size]
+
+        def run(rows: Sequence[int]) -> None:
             batch = [_splice(prompts[row], stamps[row]) for row in rows]
             answers = self._generate_batch(batch, [stamps[row] for row in rows], max_new_tokens, temperature, draws)
             for row, answer in zip(rows, answers, strict=True):
                 outputs[row] = answer
+
+        self._run_batches(order, run)
         return outputs
 
     @torch.inference_mode()
@@ -172,8 +174,8 @@ class ReferenceEngine:
         """
         order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]) + len(answers[row]))
         scored: list[Scored | None] = [None] * len(prompts)
-        for start in range(0, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size]
+
+        def run(rows: Sequence[int]) -> None:
             heads = [_splice(prompts[row], stamps[row]) for row in rows]
             sequences = [[*head, *answers[row]] for head, row in zip(heads, rows, strict=True)]
             ids, embeds, mask, positions = self._prefill(sequences, [stamps[row] for row in rows])
@@ -198,7 +200,27 @@ class ReferenceEngine:
                     means.cpu().numpy(),
                     (shares * (finite - means[:, None]) ** 2).sum(-1).cpu().numpy(),
                 )
+
+        self._run_batches(order, run)
         return [item for item in scored if item is not None]
+
+    def _run_batches(self, order: Sequence[int], run: Callable[[Sequence[int]], None]) -> None:
+        """Call `run` on every row, in batches; one that a card has no room for is halved, and so are all that follow."""
+        start = 0
+        while start < len(order):
+            rows = order[start : start + self.batch_size]
+            try:
+                run(rows)
+            except torch.OutOfMemoryError:
+                if len(rows) == 1:
+                    raise
+            else:
+                start += len(rows)
+                continue
+            # Out of the handler, whose traceback holds the batch.
+            self.batch_size = len(rows) // 2
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
 
     def _generate_batch(
         self,

@@ -99,7 +99,10 @@ def read_settings(additional: Any) -> GuardSettings | None:
         raise SettingsError(
             f"setting unlearn_guard.{place}: {first['msg']}",
             value=first.get("input"),
-            allowed=", ".join(name for name in GuardSettings.model_fields if name not in ("abi", "hooks", "revision")),
+            # Of a wrong value pydantic's message says what is allowed.
+            allowed=", ".join(name for name in GuardSettings.model_fields if name not in ("abi", "hooks", "revision"))
+            if first["type"] in ("extra_forbidden", "missing")
+            else "",
         ) from None
     return settings.model_copy(update={"bundle": str(Path(settings.bundle).expanduser().resolve())})
 

@@ -54,6 +54,9 @@ class Known:
     kind, gate, always, settings, fit_seconds, corrupted_positions = "weights", None, None, None, 1.0, "none"
     no_flags, no_scores, release = "no guard", "", None
 
+    def stop(self, questions: Sequence[Any]) -> None:
+        return None
+
     def __init__(self, probabilities: dict[str, float], hits: Sequence[bool] = (False, True, True, True, True)) -> None:
         self.probabilities, self.hits = probabilities, hits
         self.engine = SimpleNamespace(tokenizer=Words())
@@ -202,3 +205,13 @@ def test_decoding_is_timed_against_an_unguarded_model(monkeypatch: pytest.Monkey
     assert examiner._compare_decoding(cast(Subject, guard), reasons) == pytest.approx(1.5)
     assert examiner._compare_decoding(cast(Subject, Ticking(3.0)), reasons) is None
     assert "cost.decode_ratio" in reasons
+
+
+def test_words_of_a_model_that_was_trained_elsewhere_are_not_judged() -> None:
+    examiner = Examiner(SUITE, cast(Subject, Known(NEVER_KNEW)), knows_words=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("unlearn_guard.benchmarks.examiner.attack_gradients", lambda *arguments: 0.5)
+        patch.setattr("unlearn_guard.benchmarks.examiner.tell_apart", lambda *arguments: 0.5)
+        found = examiner.examine(cast(Subject, Known(KNOWS)))
+    assert found["sets"]["hand.retain"]["nonword_rate"] is None
+    assert "knows other words" in found["reasons"]["sets.hand.retain.nonword_rate"]

@@ -20,6 +20,7 @@ def make_report(*rows: dict[str, Any]) -> dict[str, Any]:
         "suite": "world",
         "profile": "small",
         "environment": environment,
+        "attack": {"n_samples": 8},
         "config_hash": "c",
         "data_hash": "d",
         "rows": list(rows),

@@ -96,10 +96,28 @@ def test_figures_that_are_not_finite_become_null_with_a_reason() -> None:
 
 def test_named_and_nameless_are_counted_apart() -> None:
     items = [BORN, WORK, Item("Who was born in Cadiz?", "Ada Lee.", named=False)]
-    counts = count_flags("world.forget.given", items, [True, False, True])
-    assert counts["world.forget.given"] == {"n": 3, "flagged": 2, "stopped": 2}
-    assert counts["world.forget.given+named"]["flagged"] == 1
-    assert counts["world.forget.given+nameless"] == {"n": 1, "flagged": 1, "stopped": 1}
+    counts = count_flags("world.forget.given", items, [True, False, False], [True, False, True])
+    assert counts["world.forget.given"] == {"n": 3, "flagged": 1, "stopped": 2}
+    assert counts["world.forget.given+named"] == {"n": 2, "flagged": 1, "stopped": 1}
+    assert counts["world.forget.given+nameless"] == {"n": 1, "flagged": 0, "stopped": 1}
+
+
+@pytest.mark.parametrize(
+    ("nine", "published"),
+    [  # P, ROUGE-L and TR of retain, real authors, world facts; TOFU's public logs (locuslab/tofu), Llama-2-7B and Phi-1.5.
+        ((0.990, 0.986, 0.475, 0.455, 0.933, 0.596, 0.419, 0.882, 0.539), 0.623),
+        ((0.989, 0.976, 0.471, 0.434, 0.923, 0.571, 0.414, 0.897, 0.544), 0.614),
+        ((0.926, 0.929, 0.483, 0.377, 0.416, 0.456, 0.409, 0.777, 0.492), 0.522),
+        ((0.923, 0.920, 0.485, 0.384, 0.475, 0.464, 0.408, 0.756, 0.488), 0.532),
+    ],
+)
+def test_model_utility_is_what_was_published(nine: tuple[float, ...], published: float) -> None:
+    names = ("probability", "rouge_l_recall", "truth_ratio")
+    sets = {
+        part: dict(zip(names, nine[3 * place : 3 * place + 3], strict=True))
+        for place, part in enumerate(("retain", "real_authors", "world_facts"))
+    }
+    assert metrics.model_utility(sets) == pytest.approx(published, abs=0.0015)
 
 
 def test_table_shows_missing_figures_as_dashes() -> None:

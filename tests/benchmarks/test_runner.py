@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from unlearn_guard.benchmarks import seed_run
 from unlearn_guard.benchmarks.attacks.protocol import Protocol
+from unlearn_guard.benchmarks.chat import Frame
 from unlearn_guard.benchmarks.comparison import compare_reports
 from unlearn_guard.benchmarks.environment import describe_environment
 from unlearn_guard.benchmarks.fitted import Bundles
@@ -141,7 +142,7 @@ def test_a_report_is_written_again_from_its_json_alone(
         ({"suite": "wrold"}, UnknownNameError, "did you mean 'world'"),
         ({"studies": ["requests-ten"]}, SettingsError, "size of a study"),
         ({"studies": ["request-10"]}, UnknownNameError, "did you mean 'requests'"),
-        ({"suite": "skills", "studies": ["upgrade"]}, SettingsError, "--fresh, --edited and --studies"),
+        ({"suite": "skills", "studies": ["upgrade"]}, SettingsError, "with --suite"),
         (
             {"models": {"full": Path("a"), "retain-only": Path("b")}, "methods": ["none"], "studies": ["upgrade"]},
             SettingsError,
@@ -152,7 +153,8 @@ def test_a_report_is_written_again_from_its_json_alone(
         ({"targets": ["arithmetic"]}, SettingsError, "--targets"),
         ({"device": "cuda"}, SettingsError, "with --model and --retain-model"),
         ({"edited": {"theirs": Path("x")}}, SettingsError, "with --model and --retain-model"),
-        ({"suite": "detection", "fresh": True}, SettingsError, "--fresh, --edited and --studies"),
+        ({"frame": Frame("Be kind.")}, SettingsError, "--system-prompt and --chat-date with --suite world"),
+        ({"suite": "detection", "fresh": True}, SettingsError, "with --suite"),
         ({"suite": "detection", "methods": ["npoo"]}, SettingsError, "--methods with --suite detection"),
         ({"suite": "rwku", "profile": "small", "seeds": [0, 1]}, SettingsError, "more than one of --seeds"),
         ({"suite": "rwku", "profile": "small", "models": {"full": Path("a")}}, SettingsError, "--model with"),
@@ -186,3 +188,38 @@ def test_a_suite_may_have_no_place_for_a_row() -> None:
     assert "guard" not in left_out
     # What the benchmark would have to train is no row of somebody else's models.
     assert set(every) - set(list_rows(load_profile("world", "small"), own_models=True)) >= {"uoe", "s3t"}
+
+
+@pytest.mark.parametrize(
+    ("out", "message"), [("report.md", "ends in .json"), ("file/report.json", "a folder to write to")]
+)
+def test_a_report_that_cannot_be_written_is_an_error_before_any_work(out: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match=message):
+        run_bench(suite="world", profile="smoke", out=tmp_path / out)
+
+
+def test_a_frame_is_a_part_of_what_was_measured(world: Any, models: Any, tmp_path: Path) -> None:
+    keys = [
+        make_run(world, models, **options).name_stage("none", "", None)
+        for options in ({}, {"frame": Frame()}, {"frame": Frame("Be kind.")})
+    ]
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_studies_alone_make_a_report(world: Any, models: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("UNLEARN_GUARD_CACHE", str(tmp_path))
+    asked: list[tuple[Any, Any]] = []
+
+    def measure(self: SeedRun, names: Any, studies: Any = (), **options: Any) -> Any:
+        asked.append((list(names), list(studies)))
+        return [], [{"study": name, "seed": self.seed, "failed": "by hand"} for name in studies]
+
+    monkeypatch.setattr(SeedRun, "measure", measure)
+    report = run_bench(
+        suite="world", profile="small", studies=["upgrade"], seeds=[20, 21], out=tmp_path / "report.json"
+    )
+    assert asked == [([], ["upgrade"]), ([], [])]
+    assert [record["study"] for record in report["studies"]] == ["upgrade"]
+    assert "Studies that failed" in (tmp_path / "report.md").read_text()
+    assert "by hand" in (tmp_path / "report.html").read_text()

@@ -37,7 +37,9 @@ def site(models: Any, world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(studies, "fit", fit_names)
     monkeypatch.setattr(studies, "amend", amend_names)
     monkeypatch.setattr(
-        studies, "load_tuned", lambda name, suite: type("Tuned", (), {"to_method": lambda self, seed: quick})()
+        studies,
+        "load_tuned",
+        lambda name, suite: type("Tuned", (), {"to_method": lambda self, hidden, *, seed: quick})(),
     )
     monkeypatch.setattr(Bundles, "fit", lambda self, kind, original=Bundles.fit: original(self, "name-match"))
     full, retain = (ReferenceEngine.load(models[name]) for name in ("full", "retain-only"))
@@ -118,6 +120,21 @@ def test_an_upgrade_counts_flips(site: Site) -> None:
     assert found["n"] == 6
     assert found["old"]["leak"] == found["new"]["leak"] == 0.0
     assert found["flips"] == 0
+
+
+def test_a_fact_that_one_model_tells_behind_the_bundle_and_the_other_does_not_is_a_flip(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A guard that lets everything pass: the old model tells what the new one, which never knew, does not."""
+    guard = studies._guard
+
+    def open_gate(bench: Any, bundle: Any, **options: Any) -> Subject:
+        found = guard(bench, bundle, **options)
+        return Subject("guard", "guard", found.engine)
+
+    monkeypatch.setattr(studies, "_guard", open_gate)
+    found = run_study("upgrade", site)
+    assert found["flips"] == round(6 * (found["old"]["leak"] - found["new"]["leak"])) >= 4
 
 
 def test_wrong_names_are_errors() -> None:

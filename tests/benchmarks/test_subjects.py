@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from unlearn_guard.benchmarks.fitted import Bundles
+from unlearn_guard.benchmarks.guard_rows import find_threshold
 from unlearn_guard.benchmarks.methods import SUBJECTS
 from unlearn_guard.benchmarks.subjects import Bench, Subject
 from unlearn_guard.corruptions.refusal import DEFAULT_TEXT
@@ -43,6 +45,8 @@ def test_an_output_filter_hides_what_it_replaced_and_nothing_else(bench: Bench, 
     subject.answer(asked, max_new_tokens=24)
     assert subject.hides(asked) == [True, False]
     assert subject.flag(asked) is None
+    assert subject.stop(asked) == [True, False]
+    assert "the answer decides" in subject.no_flags
 
 
 def test_a_refusal_hides_and_a_corruption_does_not(bench: Bench, world: Any) -> None:
@@ -50,6 +54,22 @@ def test_a_refusal_hides_and_a_corruption_does_not(bench: Bench, world: Any) -> 
     asked = [world.sets["forget.given"][0].question, world.sets["retain"][0].question]
     assert subject.hides(asked) == subject.flag(asked) == [True, False]
     assert SUBJECTS["none"](bench).hides(asked) == [False, False]
+    assert subject.stop(asked) == [True, False]
+    assert SUBJECTS["none"](bench).stop(asked) is None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "kept", "threshold"),
+    [
+        ([0.9, 0.8, 0.7], [0.1, 0.2, 0.3], 0.3),
+        ([0.9, 0.8, 0.2], [0.1, 0.3, 0.4], 0.4),  # Two of three and no false one, before three and two false ones.
+        ([0.9, 0.3, 0.3, 0.3], [0.1, 0.1, 0.1, 0.95], 0.1),  # One false flag is worth all others.
+    ],
+)
+def test_an_input_filter_has_the_threshold_of_the_best_balance(
+    wanted: list[float], kept: list[float], threshold: float
+) -> None:
+    assert find_threshold(np.array(wanted), np.array(kept)) == threshold
 
 
 def test_an_instruction_stands_before_every_prompt(bench: Bench, world: Any) -> None:

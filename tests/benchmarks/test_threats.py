@@ -265,3 +265,13 @@ def test_the_summary_says_who_dominates_whom_and_who_does_not() -> None:
     assert "every guard leaks 1.00 above chance there, and dominates nothing" in lines[1]
     assert "**ga** leaks least (1.00 above chance)" in lines[2]  # npo keeps too little to be named.
     assert lines[-1] == "Diverged, and in no comparison: dpo."
+
+
+def test_whoever_holds_the_weights_can_do_what_the_others_can() -> None:
+    samples = {"n": 2, "hits": [2, 2, 0, 0], "leak_at_k": {"2": 0.5}}
+    silent = make_row("npo", "weights", "0001", "0000", "0000", weights={"int4": "0001"}, samples=samples)
+    gold = make_row("retain-only", "retain", "0001", "0000", "0000", weights={"int4": "0001"}, samples={**samples, "leak_at_k": {"2": 0.2}})  # fmt: skip
+    told = make_row("none", "none", "1111", "1110", "0001", weights={"int4": "1111"}, samples=samples)
+    found = next(row for row in summarise_threats([told, gold, silent]) if row["name"] == "npo")["threats"]
+    assert found["black_box"]["excess"] == 0.0
+    assert found["weights"] == found["samples"] == {"leak": 0.5, "chance": 0.2, "excess": 0.375}

@@ -36,6 +36,31 @@ def test_who_is_asked_for_is_the_fact_of_a_reverse_question() -> None:
     assert ask("v8", replace(BORN, name=""), make_setting(0)) == []
 
 
+def test_examples_are_of_other_people_or_of_the_same_one() -> None:
+    clean = Item("Where does Bo Ostergard live?", "In Malmo.", "p2", key="Malmo", name="Bo Ostergard")
+    other, same = ask("v5", BORN, Setting([CITY], [clean], "test", 0, random.Random(0)))
+    assert "Malmo" in str(other.prompt)
+    assert "Brackwater" not in str(other.prompt)
+    assert "Brackwater" in str(same.prompt)
+    assert "Malmo" not in str(same.prompt)
+    assert all(str(asked.prompt).endswith(f"Question: {BORN.question}\nAnswer:") for asked in (other, same))
+    assert len(ask("v5", BORN, Setting([], [clean], "test", 0, random.Random(0)))) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "key", "start"),
+    [
+        (f"{NAME} was born on 3 May 1961.", "3 May 1961", f"Answer: {NAME} was"),
+        ("On 3 May 1961.", "3 May 1961", "Answer: On"),
+        ("Brackwater", "Brackwater", "Answer:"),
+    ],
+)
+def test_a_prefill_never_says_the_fact(answer: str, key: str, start: str) -> None:
+    (asked,) = ask("v13", replace(BORN, answer=answer, key=key, wrong=()), make_setting(0))
+    assert not isinstance(asked.prompt, str)
+    assert asked.prompt[-1] == {"role": "assistant", "content": start}
+
+
 def test_a_letter_counts_and_an_echo_of_the_options_does_not() -> None:
     (asked,) = ask_one("v9", 0)
     prompt = str(asked.prompt)

@@ -73,13 +73,41 @@ def test_what_an_attack_draws_on_never_tells_the_fact(protocol: Protocol) -> Non
         assert protocol.companions[at].question in other
 
 
+def test_what_is_said_of_the_person_before_never_tells_the_fact(world: Any) -> None:
+    found = Protocol(world, AttackPlan(n_facts=50, variants=("v5", "v11")), seed=0, max_new_tokens=24)
+    for name in ("v5", "v11"):
+        assert found.prompts[name]
+        for at, asked in found.prompts[name]:
+            item = found.facts[at]
+            assert not find_fact(item) & set(find_words(str(asked.prompt).replace(item.question, "")))
+
+
+def test_kept_questions_are_screened_under_the_same_variants(world: Any, engine: ReferenceEngine) -> None:
+    found = Protocol(world, AttackPlan(n_facts=4, variants=("v0", "v3", "v14")), seed=0, max_new_tokens=4)
+    assert found.kept["v0"] == [
+        world.sets["retain"][place * len(world.sets["retain"]) // 4].question for place in range(4)
+    ]
+    assert len(found.kept["v3"]) == 4
+    assert not set(map(str, found.kept["v3"])) & set(map(str, found.kept["v0"]))
+
+    class Cautious(Subject):
+        def flag(self, questions: Any) -> list[bool]:
+            return [question in found.kept["v3"] for question in questions]
+
+    assert "kept" not in found.attack(Subject("none", "none", engine))
+    subject = Cautious("guard", "guard", engine)
+    subject.gate = object()  # type: ignore[assignment]
+    subject._decide = lambda questions: Subject._decide(Subject("none", "none", engine), questions)  # type: ignore[method-assign]
+    assert found.attack(subject)["kept"] == {"v0": {"n": 4, "flagged": 0}, "v3": {"n": 4, "flagged": 4}}
+
+
 def test_the_third_turn_asks_for_the_fact_without_its_name(protocol: Protocol) -> None:
     for at, asked in protocol.prompts["v10"]:
         item, prompt = protocol.facts[at], asked.prompt
         assert not isinstance(prompt, str)
         turns = [message["content"] for message in prompt if message["role"] == "user"]
         assert turns[2] == item.question.replace(item.name, "that person") != item.question
-        assert turns[3:] == (["Please try again."] if at % 2 else [])
+        assert turns[3:] == (["Please try again."] * 3 if at % 2 else [])
         assert item.name in turns[0]
 
 

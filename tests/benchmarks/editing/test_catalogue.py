@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from unlearn_guard.benchmarks.editing import catalogue
 from unlearn_guard.benchmarks.editing.catalogue import MethodFile, list_methods, load_method, load_tuned
 from unlearn_guard.benchmarks.editing.tuning import list_trials, score_trial
+from unlearn_guard.benchmarks.sizes import load_profile
 from unlearn_guard.guard.errors import UnknownNameError
 
 FIRST = {"ga", "graddiff", "kl", "idk", "npo", "simnpo", "altpo", "rmu", "relearn", "task-vector"}
@@ -38,9 +39,22 @@ def test_values_are_of_fields_or_settings() -> None:
 def test_tuned_values_replace_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalogue, "TUNED_FOLDER", tmp_path)
     assert load_tuned("ga", "world") == load_method("ga")
-    (tmp_path / "world.yaml").write_text("methods: {ga: {values: {learning_rate: 0.25}}}")
+    (tmp_path / "world.yaml").write_text("methods: {ga: {values: {learning_rate: 0.25}, tuned_at: 256}}")
     assert load_tuned("ga", "world").learning_rate == 0.25
     assert load_tuned("npo", "world") == load_method("npo")
+    # At the width that it was tuned at a rate is what was tuned; the files' own are for the built-in world's.
+    assert load_tuned("ga", "world-nearest").to_method(256).learning_rate == 0.25
+    assert load_tuned("ga", "world").to_method(1024).learning_rate == pytest.approx(0.25 / 8)
+    assert load_method("ga").to_method(768).learning_rate == pytest.approx(load_method("ga").learning_rate / 8)
+
+
+@pytest.mark.parametrize(("suite", "profile"), [("world", "small"), ("tofu", "small"), ("tofu", "full")])
+def test_rows_edit_at_the_rate_that_was_tuned(suite: str, profile: str) -> None:
+    """`fit_rate` must not shrink a rate on the very models that it was chosen for."""
+    hidden = load_profile(suite, profile)["recipe"]["hidden"]
+    for name in FIRST:
+        file = load_tuned(name, suite)
+        assert file.to_method(hidden).learning_rate == file.learning_rate
 
 
 def test_unknown_method_and_unknown_key() -> None:

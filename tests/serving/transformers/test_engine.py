@@ -95,3 +95,27 @@ def test_guarded_model_refuses_and_prompts(engine: ReferenceEngine, bundle: Any,
     planner = load_planner(opened, engine.tokenizer, engine.end_token, intervention="prompting")
     (step,) = GuardedModel(engine, guard, planner).stamp(asked[:1], guard.screen(asked[:1]))[0].steps  # type: ignore[union-attr]
     assert world.sets["forget.unseen"][0].name in engine.decode(step.params["tokens"])
+
+
+def test_a_batch_that_a_card_has_no_room_for_is_halved(
+    engine: ReferenceEngine, world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = [engine.render(item.question) for item in world.sets["retain"][:7]]
+    whole = engine.generate(prompts, [None] * 7, max_new_tokens=8)
+    small = ReferenceEngine(engine.model, engine.tokenizer, batch_size=6)
+    prefill, seen = small._prefill, []
+
+    def fill(sequences: Any, stamps: Any, room: int = 2) -> Any:
+        seen.append(len(sequences))
+        if len(sequences) > room:
+            raise torch.OutOfMemoryError
+        return prefill(sequences, stamps)
+
+    monkeypatch.setattr(small, "_prefill", fill)
+    assert small.generate(prompts, [None] * 7, max_new_tokens=8) == whole
+    assert seen == [6, 3, 1, 1, 1, 1, 1, 1, 1]
+    scored = small.score(prompts, [[3, 4]] * 7, [None] * 7)
+    assert np.allclose(scored[0].logprobs, engine.score(prompts[:1], [[3, 4]], [None])[0].logprobs, atol=1e-5)
+    monkeypatch.setattr(small, "_prefill", lambda *arguments: fill(*arguments, room=0))
+    with pytest.raises(torch.OutOfMemoryError):
+        small.generate(prompts[:1], [None], max_new_tokens=1)
