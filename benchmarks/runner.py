@@ -114,24 +114,7 @@ def run_bench(
             targets=targets,
             device=device,
         )
-    everything = [] if studies else sizes["methods"] or list_rows(sizes, own_models=models is not None)
-    names = list(methods or everything)
-    if models is not None and (needy := [name for name in names if name in NEEDS]):
-        raise SettingsError("row", value=needy[0], allowed="where the benchmark trains the models itself")
-    if studies is None:  # Named rows are asked for alone; the user's own models have no twin to upgrade to.
-        studies = [
-            name for name in sizes["studies"] if not methods and (models is None or f"study:{name}" not in NEEDS)
-        ]
-    for name in studies:
-        read_study(name)
-        if models is not None and f"study:{name}" in NEEDS:
-            raise SettingsError("study", value=name, allowed="where the benchmark trains the models itself")
-    names += edited or {}
-    for path in (*(models or {}).values(), *(edited or {}).values()):
-        _check_model(path)
-    for name in names:
-        if name not in (edited or {}):
-            SUBJECTS[name]  # An unknown name must not surface after minutes of training.
+    names, studies = _choose_work(sizes, methods, studies, models, edited or {})
     attack = AttackPlan(**sizes["attack"])
     rows: list[dict[str, Any]] = []
     studied: list[dict[str, Any]] = []
@@ -166,6 +149,35 @@ def run_bench(
     }
     write_report(report, out)
     return report
+
+
+def _choose_work(
+    sizes: dict[str, Any],
+    methods: Sequence[str] | None,
+    studies: Sequence[str] | None,
+    models: dict[str, Path] | None,
+    edited: dict[str, Path],
+) -> tuple[list[str], list[str]]:
+    """Return the rows and the studies to measure; an unknown name, or a model that is not there, must not surface after minutes of training."""
+    owns_models = models is not None
+    everything = [] if studies else sizes["methods"] or list_rows(sizes, own_models=owns_models)
+    names = list(methods or everything)
+    if studies is None:  # Named rows are asked for alone; the user's own models have no twin to upgrade to.
+        chosen = [name for name in sizes["studies"] if not methods and not (owns_models and f"study:{name}" in NEEDS)]
+    else:
+        chosen = list(studies)
+    for kind, wanted in (("row", names), ("study", [f"study:{name}" for name in chosen])):
+        if owns_models and (needy := [name for name in wanted if name in NEEDS]):
+            raise SettingsError(
+                kind, value=needy[0].removeprefix("study:"), allowed="where the benchmark trains the models itself"
+            )
+    for name in chosen:
+        read_study(name)
+    for path in (*(models or {}).values(), *edited.values()):
+        _check_model(path)
+    for name in names:
+        SUBJECTS[name]
+    return [*names, *edited], chosen
 
 
 def list_rows(sizes: dict[str, Any], *, own_models: bool) -> list[str]:
