@@ -13,8 +13,8 @@ from typing import Any
 from unlearn_guard.benchmarks.attacks.adaptive import QUERIES, Answer, Attempt, attack_fact, count_leaks
 from unlearn_guard.benchmarks.dataset import Item, Suite
 from unlearn_guard.benchmarks.environment import describe_environment
+from unlearn_guard.benchmarks.page import render_page, render_table
 from unlearn_guard.benchmarks.plots import encode_figure, make_figure
-from unlearn_guard.benchmarks.report import render_page, render_table
 from unlearn_guard.benchmarks.training import Recipe, make_jobs, train_models
 from unlearn_guard.benchmarks.world import make_world
 from unlearn_guard.guard.bundle import Bundle, write_atomic

@@ -18,8 +18,9 @@ from unlearn_guard.benchmarks.dataset import Item, Suite
 from unlearn_guard.benchmarks.environment import describe_environment
 from unlearn_guard.benchmarks.examiner import Examiner, clean_row
 from unlearn_guard.benchmarks.live import LiveServer, ask_chat, ask_completion, ask_stream, find_port
+from unlearn_guard.benchmarks.page import render_page, render_table
 from unlearn_guard.benchmarks.plots import encode_figure
-from unlearn_guard.benchmarks.report import SCHEMA_VERSION, render_page, render_table
+from unlearn_guard.benchmarks.report import SCHEMA_VERSION
 from unlearn_guard.benchmarks.subjects import Subject
 from unlearn_guard.benchmarks.training import ASSISTANT, USER, Recipe, make_jobs, train_models
 from unlearn_guard.benchmarks.world import make_world

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from unlearn_guard.benchmarks.page import render_page, render_table
 from unlearn_guard.benchmarks.plots import encode_figure, make_figure
-from unlearn_guard.benchmarks.report import render_page, render_table
 from unlearn_guard.guard.bundle import write_atomic
 
 _HEADER = ("cell", "n", "guard: flagged", "95 % (Wilson)", "guard: stopped", "name-match: flagged", "stopped", "gain")

@@ -12,32 +12,17 @@ from typing import Any
 
 from unlearn_guard.benchmarks.attacks.cells import find_rate
 from unlearn_guard.benchmarks.attacks.protocol import COMBINED, HARMLESS
-from unlearn_guard.benchmarks.dominance import find_diverged, is_comparable, measure_trade
 from unlearn_guard.benchmarks.examiner import NOTHING_DECODES
-from unlearn_guard.benchmarks.plots import find_studies, group_rows, plot_queries, plot_scaling, plot_tradeoff
+from unlearn_guard.benchmarks.page import render_marks, render_page, render_table
+from unlearn_guard.benchmarks.plots import find_studies, plot_queries, plot_scaling, plot_tradeoff
 from unlearn_guard.benchmarks.subjects import NO_GUARD
 from unlearn_guard.benchmarks.threats import THREATS
+from unlearn_guard.benchmarks.verdicts import summarise
 from unlearn_guard.guard.bundle import write_atomic
 from unlearn_guard.guard.errors import SettingsError
 
 SCHEMA_VERSION = 1
-_KEPT_SHARE = 0.95
 _THREAT_TITLES = ("black box", "leak@k", "adaptive", "logprobs", "weights")
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1d2433; --soft: #5c6577; --line: #d9dee8; --paper: #ffffff; --mark: #2458d3; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e9f0; --soft: #9aa4b8; --line: #333c4d; --paper: #141922; --mark: #8fb0ff; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 1180px; margin: 2rem auto; padding: 0 1.2rem; }
-h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-p, .soft { color: var(--soft); } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .9rem; }
-th, td { text-align: right; padding: .35rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
-td:first-child { white-space: nowrap; } th:first-child, td:first-child, td.text, .prose th, .prose td { text-align: left; } th { font-weight: 600; border-bottom-width: 2px; }
-.wide { overflow-x: auto; } img { max-width: 100%; background: #fff; border-radius: 6px; border: 1px solid var(--line); }
-.pass { color: #1a7f47; font-weight: 600; } .fail { color: #c0392b; font-weight: 600; } .gone { color: #c0392b; } .kept { color: #1a7f47; }
-.heat td { text-align: center; } .heat td:first-child { text-align: left; }
-.heat td.cell { background: color-mix(in srgb, #c0392b calc(var(--leak) * 70%), transparent); }
-code { font-size: .88em; } .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(360px, 1fr)); gap: 1rem; }
-"""
-
 _COLUMNS = (
     ("rouge given", "forget.given", "rouge_l_recall"),
     ("unseen", "forget.unseen", "rouge_l_recall"),
@@ -109,7 +94,7 @@ def render_html(report: dict[str, Any]) -> str:
     body = [
         f"<h1>unlearn-guard bench: {html.escape(report['suite'])}, profile {html.escape(report['profile'])}</h1>",
         f"<p>{html.escape(_describe(report))}</p>",
-        "<ul>" + "".join(f"<li>{_bold(html.escape(line))}</li>" for line in summarise(report)) + "</ul>",
+        "<ul>" + "".join(f"<li>{render_marks(html.escape(line))}</li>" for line in summarise(report)) + "</ul>",
         '<div class="grid">'
         + "".join(f'<img alt="{alt}" src="data:image/png;base64,{image}">' for image, alt in plots)
         + "</div>",
@@ -124,90 +109,6 @@ def render_html(report: dict[str, Any]) -> str:
     if reasons := _reasons(report):
         body += ["<h2>Why a figure is missing</h2>", render_table(["method", "figure", "reason"], reasons)]
     return render_page("unlearn-guard bench", body)
-
-
-def _bold(text: str) -> str:
-    """Turn the Markdown of a summary line, bold names and code, into HTML."""
-    for mark, tag in (("**", "b"), ("`", "code")):
-        parts = text.split(mark)
-        text = "".join(f"<{tag}>{part}</{tag}>" if place % 2 else part for place, part in enumerate(parts))
-    return text
-
-
-def summarise(report: Mapping[str, Any]) -> list[str]:
-    """Return in sentences what the report shows: who dominates whom, and what the figures rest on."""
-    lines = []
-    groups = group_rows(report["rows"])
-    diverged = [name + seeds for name, seeds in find_diverged(report["rows"]).items()]
-    by_guard: dict[str, list[Mapping[str, Any]]] = {}
-    for pair in report.get("comparisons", ()):
-        by_guard.setdefault(pair["guard"], []).append(pair)
-    lines += _say_dominance(by_guard)
-    weights = [row for rows in groups.values() for row in rows if row["kind"] == "weights"]
-    most = max((row["sets"][f"{report['suite']}.retain"]["rouge_l_recall"] for row in weights), default=0.0)
-    if by_guard and (kept := _find_kept(groups, report["suite"])) is not None and most > kept:
-        lines.append(f"The unguarded model keeps {kept:.3f}: a weight row above that was trained further on kept rows.")
-    if by_guard:
-        held = [_mean(rows, "weights") for rows in groups.values() if rows[0]["kind"] == "guard"]
-        known = [value for value in held if value is not None]
-        edits = {
-            name: (value, measure_trade(rows, report["suite"])[1])
-            for name, rows in groups.items()
-            if rows[0]["kind"] == "weights"
-            and all(is_comparable(row) for row in rows)
-            and (value := _mean(rows, "weights")) is not None
-        }
-        if known:
-            lines.append(
-                f"Whoever holds the weights takes a guard away: every guard leaks {max(known):.2f} above chance there, and dominates nothing."
-            )
-        least = _KEPT_SHARE * (_find_kept(groups, report["suite"]) or 1.0)
-        if sound := {name: value for name, (value, kept) in edits.items() if kept >= least}:
-            best = min(sound.values())
-            names = [name for name, value in sound.items() if value == best]
-            lines.append(
-                f"To whoever holds the weights, **{', '.join(names)}** {'leaks' if len(names) == 1 else 'leak'} least ({best:.2f} above chance) of "
-                f"the weight rows that keep {_KEPT_SHARE:.0%} of the unguarded model's retain ROUGE-L."
-            )
-    for name, wanted in (("none", "below 1e-3"), ("retain-only-twin", "above 0.05")):
-        found = [(row.get("forget_quality") or {}).get("p_value") for row in groups.get(name, ())]
-        if values := [value for value in found if value is not None]:
-            lines.append(
-                f"Forget quality (KS p against retain-only) of `{name}`: {', '.join(f'{value:.1e}' for value in values)}; wanted {wanted}."
-            )
-    if diverged:
-        lines.append(f"Diverged, and in no comparison: {', '.join(diverged)}.")
-    return lines
-
-
-def _find_kept(groups: Mapping[str, Sequence[Mapping[str, Any]]], suite: str) -> float | None:
-    """Return the unguarded model's mean ROUGE-L on retain, None where it was not measured."""
-    values = [row["sets"][f"{suite}.retain"]["rouge_l_recall"] for row in groups.get("none", ())]
-    return sum(values) / len(values) if values else None
-
-
-def _say_dominance(by_guard: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """Return a sentence for every group of guard rows that dominate the same weight rows and fail for the same reasons."""
-    grouped: dict[tuple[tuple[str, str], ...], list[str]] = {}
-    for name, pairs in by_guard.items():
-        grouped.setdefault(tuple((pair["weights"], pair["reason"]) for pair in pairs), []).append(name)
-    said = []
-    for outcome, names in grouped.items():
-        by_reason: dict[str, list[str]] = {}
-        for edit, reason in outcome:
-            by_reason.setdefault(reason, []).append(edit)
-        beaten = by_reason.pop("", [])
-        line = f"**{', '.join(names)}** {'dominates' if len(names) == 1 else 'dominate'} {len(beaten)} of {len(outcome)} weight rows on "
-        line += "worst-case black-box leak and retain ROUGE-L"
-        line += f": {', '.join(beaten)}" if beaten else ""
-        rest = [f"{', '.join(edits)} ({reason})" for reason, edits in by_reason.items()]
-        said.append((len(beaten), line + (f". Not: {'; '.join(rest)}." if rest else ".")))
-    return [line for _, line in sorted(said, key=lambda entry: -entry[0])]
-
-
-def _mean(rows: Sequence[Mapping[str, Any]], threat: str) -> float | None:
-    values = [row["threats"][threat]["excess"] for row in rows if (row.get("threats") or {}).get(threat)]
-    return sum(values) / len(values) if values else None
 
 
 def _list_sections(report: dict[str, Any]) -> list[Section]:
@@ -530,30 +431,6 @@ def tabulate(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         ]
         lines.append(cells)
     return header, lines
-
-
-def render_page(title: str, body: Sequence[str]) -> str:
-    """Wrap HTML in the house's one page."""
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>\n'
-        + "\n".join(body)
-        + "\n</body></html>\n"
-    )
-
-
-def render_table(header: Sequence[str], lines: Sequence[Sequence[str]], *, heat: tuple[int, int] = (0, 0)) -> str:
-    """Return an HTML table; cells are escaped. Columns of the half-open range `heat` hold shares, and are coloured by them."""
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-
-    def render_cell(place: int, cell: str) -> str:
-        if heat[0] <= place < heat[1] and cell.replace(".", "").isdigit():
-            return f'<td class="cell" style="--leak:{cell}">{cell}</td>'
-        return f"<td>{html.escape(cell)}</td>"
-
-    rows = "".join("<tr>" + "".join(render_cell(*entry) for entry in enumerate(line)) + "</tr>" for line in lines)
-    kind = ' class="heat"' if heat[1] else ""
-    return f'<div class="wide"><table{kind}><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
 def _describe(report: dict[str, Any]) -> str:

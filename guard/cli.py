@@ -634,8 +634,8 @@ def render(
     out: Annotated[Path | None, typer.Option(help="Where to write it; none: over the old one.")] = None,
 ) -> None:
     """Write a report's Markdown and HTML again from its JSON, verdicts by today's rules; nothing is measured."""
-    from unlearn_guard.benchmarks.report import summarise
     from unlearn_guard.benchmarks.runner import render_report
+    from unlearn_guard.benchmarks.verdicts import summarise
 
     written = render_report(report, out or report)
     for line in summarise(written):

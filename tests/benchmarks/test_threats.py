@@ -8,7 +8,6 @@ import pytest
 
 from unlearn_guard.benchmarks.dominance import compare_rows, find_diverged, find_front
 from unlearn_guard.benchmarks.plots import group_rows, plot_queries
-from unlearn_guard.benchmarks.report import summarise
 from unlearn_guard.benchmarks.threats import (
     REFERENCES_MISSING,
     find_excess,
@@ -16,6 +15,7 @@ from unlearn_guard.benchmarks.threats import (
     find_worst,
     summarise_threats,
 )
+from unlearn_guard.benchmarks.verdicts import summarise
 
 
 def make_row(name: str, kind: str, *leaks: str, retain: float = 1.0, seed: int = 0, **attack: Any) -> dict[str, Any]:
