@@ -133,7 +133,7 @@ _MIX = {"instructions": 40, "triviaqa": 20, "mmlu": 10, "truthfulqa": 10, "gsm8k
 
 def measure_traffic(*, n_prompts: int = 1000) -> dict[str, Any]:
     """Time screening of the stated clean mix, of one long clean prompt, and the output guard's look at clean answers."""
-    from unlearn_guard.benchmarks.detection import GENERAL, read_general
+    from unlearn_guard.benchmarks.known_sets import GENERAL, read_general
     from unlearn_guard.classifiers.traffic import make_traffic
     from unlearn_guard.guard.verdict import Verdict
     from unlearn_guard.guard.watching import AnswerWatch

@@ -21,8 +21,9 @@ from unlearn_guard.benchmarks.attacks.templates import Part
 from unlearn_guard.benchmarks.attacks.variants import VARIANTS, Prompt, attack, make_harmless
 from unlearn_guard.benchmarks.dataset import Item, Suite
 from unlearn_guard.benchmarks.environment import describe_environment
-from unlearn_guard.benchmarks.hub import read_local, read_table
+from unlearn_guard.benchmarks.known_sets import GENERAL, read_general, read_set
 from unlearn_guard.benchmarks.ood import OodDetector, tune_by_contrastive_entropy
+from unlearn_guard.benchmarks.strangers import find_strangers
 from unlearn_guard.benchmarks.tofu import load_keys, load_table
 from unlearn_guard.benchmarks.world import make_world
 from unlearn_guard.classifiers.cascade import Cascade
@@ -42,7 +43,8 @@ ALPHA = 0.001
 """Fixed before any test row was read."""
 TOPIC_ALPHA = 0.05
 _N_TEST_AUTHORS = 70
-GENERAL = ("triviaqa", "mmlu", "truthfulqa", "gsm8k", "bbh", "instructions")
+_FOLDERS = {"rwku": ("rwku", "intro"), "mmlu": ("general", "mmlu")}
+"""By set: a file that it cannot do without."""
 _TRANSFORMS = ("v1", "v2", "v3", "v4", "v5", "v6", "v10", "v11", "v12")
 _TOPICS = {
     "economics": (("high_school_macroeconomics", "high_school_microeconomics"), ("econometrics",)),
@@ -192,7 +194,7 @@ def run_detection(
     limit = sizes.get("limit")
     for name in sizes.get("sets", ()):  # What is asked for by name must be there, and not be missed after minutes.
         if name in _FOLDERS:
-            _read_data(*_FOLDERS[name])
+            read_set(*_FOLDERS[name])
     with tempfile.TemporaryDirectory() as scratch:
         if forget is not None and clean is not None:
             _measure_files(tally, notes, forget, clean, Path(scratch), seed)
@@ -312,7 +314,6 @@ def _measure_world(tally: Tally, notes: dict[str, Any], folder: Path, part: Part
 
 
 _CLEAN_SEED = 9
-_STRANGER_SEED = 77
 
 
 def _measure_multiplicity(tally: Tally, notes: dict[str, Any], folder: Path, n_requests: int, seed: int) -> None:
@@ -333,30 +334,6 @@ def _measure_multiplicity(tally: Tally, notes: dict[str, Any], folder: Path, n_r
             continue
     for item in general:
         tally.add(detectors, [f"many.{n_requests}.general"], item.question, item.answer)
-
-
-_ROWS_OF_A_STRANGER = 4
-
-
-def find_strangers(n_people: int, *, seed: int = 0) -> list[tuple[str, list[Row]]]:
-    """Return up to n invented people of built-in traffic, each with four rows that own their name and forget id."""
-    people: dict[str, list[Row]] = {}
-    for row in make_traffic(20 * max(n_people, 50), seed=_STRANGER_SEED + seed):
-        if row.forget_id:
-            people.setdefault(row.forget_id, []).append(row)
-    whole = [(owner, rows) for owner, rows in people.items() if len(rows) == _ROWS_OF_A_STRANGER][:n_people]
-    named = [(owner, rows, _find_stranger(rows)) for owner, rows in whole]
-    return [
-        (owner, [replace(row, forget_id=f"many-{owner}", aliases=(name,)) for row in rows])
-        for owner, rows, name in named
-        if name
-    ]
-
-
-def _find_stranger(rows: Sequence[Row]) -> str:
-    """Return the name that all of an invented person's rows hold."""
-    request = group_requests([replace(row, aliases=()) for row in rows])[0]
-    return next(iter(collect_aliases([request], [])[request.forget_id]), "")
 
 
 def _attack(
@@ -506,7 +483,7 @@ _PROFESSIONS = (
 
 def _measure_rwku(tally: Tally, notes: dict[str, Any], folder: Path, part: Part, limit: int | None, seed: int) -> None:
     """RWKU: the policy is a name and an introduction, with neither forget nor retain corpus at hand."""
-    intro = _read_data("rwku", "intro")
+    intro = read_set("rwku", "intro")
     # Every other target was looked at in development; the others never.
     chosen = intro[0::2] if part == "dev" else intro
     developed = {row["target"] for row in intro[0::2]}
@@ -522,7 +499,7 @@ def _measure_rwku(tally: Tally, notes: dict[str, Any], folder: Path, part: Part,
     detectors = Detectors(forget, make_traffic(), [], folder / "rwku", alpha=ALPHA, seed=seed)
     notes["rwku"] = _describe(detectors)
     for level in (1, 2, 3):
-        for row in [row for row in _read_data("rwku", f"forget_level{level}") if row["subject"] in targets][:limit]:
+        for row in [row for row in read_set("rwku", f"forget_level{level}") if row["subject"] in targets][:limit]:
             surname = row["subject"].split()[-1].casefold() in row["query"].casefold()
             kind = _name_type(row["type"])
             halves = "looked-at" if row["subject"] in developed else "untouched"
@@ -536,7 +513,7 @@ def _measure_rwku(tally: Tally, notes: dict[str, Any], folder: Path, part: Part,
                 names.append(f"rwku.forget+unnamed+{halves}")
             tally.add(detectors, names, row["query"], row["answer"], row["subject"])
     for level in (1, 2):
-        for row in [row for row in _read_data("rwku", f"neighbor_level{level}") if row["subject"] in targets][:limit]:
+        for row in [row for row in read_set("rwku", f"neighbor_level{level}") if row["subject"] in targets][:limit]:
             text = f"{row['query']} {row['answer']}".casefold()
             named = any(all(word.casefold() in text for word in target.split()) for target in targets)
             surname = row["subject"].split()[-1].casefold() in text
@@ -548,7 +525,7 @@ def _measure_topics(
     tally: Tally, notes: dict[str, Any], folder: Path, part: Part, limit: int | None, seed: int
 ) -> None:
     """MMLU topics: forget half of a topic's questions, keep its neighbours."""
-    rows = _read_data("general", "mmlu")
+    rows = read_set("general", "mmlu")
 
     def text(row: dict[str, Any]) -> str:
         return row["question"] + "\n" + "\n".join(row["choices"])
@@ -587,48 +564,10 @@ def _to_row(item: Item) -> Row:
     return Row(item.question, item.answer, forget_id=item.subject)
 
 
-_RWKU = "jinzhuoran/RWKU"
-_FOLDERS = {"rwku": ("rwku", "intro"), "mmlu": ("general", "mmlu")}
-"""By set: a file that it cannot do without."""
-
-
-def _read_data(folder: str, name: str) -> list[dict[str, Any]]:
-    """Read a set from UNLEARN_GUARD_DATA, RWKU's from the hub, too; raise DependencyError where it is not at hand."""
-    if folder == "rwku":
-        config, split = ("forget_target", "train") if name == "intro" else (name, "test")
-        return read_table(folder, name, hub=_RWKU, config=config, split=split)
-    rows = read_local(folder, name)
-    if rows is None:
-        raise DependencyError(
-            "data is not at hand",
-            value=f"{folder}/{name}.jsonl",
-            allowed="a file below UNLEARN_GUARD_DATA",
-            mend="set UNLEARN_GUARD_DATA",
-        )
-    return rows
-
-
-def read_general(name: str) -> list[Item]:
-    """Return one set of general questions as items."""
-    items = []
-    for row in _read_data("general", name):
-        question = row.get("question") or row.get("instruction") or ""
-        answer = row.get("answer", "")
-        if "answers" in row:
-            answer = row["answers"][0]
-        elif "mc1_targets" in row:
-            answer = row["mc1_targets"]["choices"][0]
-        elif "choices" in row:
-            answer = row["choices"][int(answer)]
-            question = question + "\n" + "\n".join(row["choices"])
-        items.append(Item(question, str(answer)))
-    return items
-
-
 def _read_author_names() -> list[str]:
     """Return the 200 authors' names, in order; empty where a name is not known."""
     names = [""] * 200
-    for row in _read_data("tofu", "authors"):
+    for row in read_set("tofu", "authors"):
         names[row["author"]] = row["name"] or ""
     return names
 

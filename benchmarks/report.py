@@ -12,6 +12,7 @@ from typing import Any
 
 from unlearn_guard.benchmarks.attacks.cells import find_rate
 from unlearn_guard.benchmarks.attacks.protocol import COMBINED, HARMLESS
+from unlearn_guard.benchmarks.environment import name_hardware
 from unlearn_guard.benchmarks.examiner import NOTHING_DECODES
 from unlearn_guard.benchmarks.page import render_marks, render_page, render_table
 from unlearn_guard.benchmarks.plots import find_studies, plot_queries, plot_scaling, plot_tradeoff
@@ -440,13 +441,6 @@ def _describe(report: dict[str, Any]) -> str:
         f"Python {environment['python']}; commit {environment['commit']}; "
         f"config {report['config_hash']}, data {report['data_hash']}"
     )
-
-
-def name_hardware(report: Mapping[str, Any]) -> str:
-    """Return the machine that a report comes from, its GPU where models ran on one."""
-    environment = report["environment"]
-    card = f", {environment['gpu']}" if report.get("device", "cpu") != "cpu" and environment.get("gpu") else ""
-    return f"{environment['processor']}, {environment['cores']} cores, {environment['memory_gib']} GiB{card}"
 
 
 def _notes(report: dict[str, Any]) -> list[str]:

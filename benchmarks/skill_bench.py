@@ -21,6 +21,7 @@ import numpy as np
 
 from unlearn_guard.benchmarks.dataset import Item
 from unlearn_guard.benchmarks.environment import describe_environment
+from unlearn_guard.benchmarks.known_sets import read_general
 from unlearn_guard.benchmarks.skills import FACTS, HUB, SKILLS, SkillWorld, load_hub_skills, make_skills, measure_right
 from unlearn_guard.benchmarks.training import Recipe, train_models
 from unlearn_guard.benchmarks.world import reword
@@ -257,7 +258,7 @@ def gather_clean(world: SkillWorld, target: str) -> Cleanliness:
     tested["traffic"] = [row.query for row in traffic[1::2]][:400]
     for name in _GENERAL:
         try:
-            questions = [item.question for item in _read_general(name)]
+            questions = [item.question for item in read_general(name)]
         except DependencyError:
             continue
         if name == "truthfulqa":  # Nothing like it is among what calibrates.
@@ -272,12 +273,6 @@ def gather_clean(world: SkillWorld, target: str) -> Cleanliness:
     tested["worked examples"] = [show_examples(question, rng.sample(shots, 3)) for question in plain]
     asked = {question for questions in tested.values() for question in questions}
     return Cleanliness([row for row in given if row.query not in asked], tested)
-
-
-def _read_general(name: str) -> list[Item]:
-    from unlearn_guard.benchmarks.detection import read_general
-
-    return read_general(name)
 
 
 def gather_targets(world: SkillWorld, target: str) -> dict[str, list[str]]:
@@ -296,7 +291,7 @@ def gather_targets(world: SkillWorld, target: str) -> dict[str, list[str]]:
     asked["reworded"] = [reword(question, number) for number, question in enumerate(asked["known"])]
     if target == "arithmetic" and world.examples:  # A model of one's own is asked GSM8K anyway.
         with contextlib.suppress(DependencyError):
-            asked["gsm8k"] = [item.question for item in _read_general("gsm8k")][:300]
+            asked["gsm8k"] = [item.question for item in read_general("gsm8k")][:300]
     return asked
 
 

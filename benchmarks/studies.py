@@ -18,7 +18,6 @@ import torch
 from unlearn_guard.benchmarks.attacks.cells import find_worst
 from unlearn_guard.benchmarks.attacks.protocol import Protocol
 from unlearn_guard.benchmarks.dataset import Item, Sequel, Suite
-from unlearn_guard.benchmarks.detection import find_strangers
 from unlearn_guard.benchmarks.editing.catalogue import load_tuned
 from unlearn_guard.benchmarks.editing.procedures import edit_weights
 from unlearn_guard.benchmarks.editing.trainer import DivergedError, EditingMethod
@@ -26,6 +25,7 @@ from unlearn_guard.benchmarks.examiner import Examiner
 from unlearn_guard.benchmarks.guard_rows import guard_engine, watch_answers
 from unlearn_guard.benchmarks.metrics import find_leaks, rouge_l_f1
 from unlearn_guard.benchmarks.muse import N_CONTINUED, measure_knowledge
+from unlearn_guard.benchmarks.strangers import find_strangers
 from unlearn_guard.benchmarks.subjects import Bench, Subject
 from unlearn_guard.corruptions.fluency import rouge_l_recall
 from unlearn_guard.guard.bundle import Bundle
