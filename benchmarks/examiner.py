@@ -139,13 +139,19 @@ class Examiner:
         questions = [item.question for item in items]
         if any(subject.hides(questions)):
             return {}, [], []
-        truth = subject.score(questions, [item.answer for item in items])
-        paraphrase = subject.score(questions, [item.paraphrase or item.answer for item in items])
-        flat = [(number, answer) for number, item in enumerate(items) for answer in item.wrong]
-        wrong = subject.score([questions[number] for number, _ in flat], [answer for _, answer in flat])
-        by_item: list[list[float]] = [[] for _ in items]
-        for (number, _), scored in zip(flat, wrong, strict=True):
-            by_item[number].append(float(scored.logprobs.mean()))
+        # In one call: what shares a question is read behind it once.
+        options = [[item.answer, item.paraphrase or item.answer, *item.wrong] for item in items]
+        found = iter(
+            subject.score(
+                [question for question, own in zip(questions, options, strict=True) for _ in own],
+                [answer for own in options for answer in own],
+            )
+        )
+        truth, paraphrase, by_item = [], [], []
+        for item in items:
+            truth.append(next(found))
+            paraphrase.append(next(found))
+            by_item.append([float(next(found).logprobs.mean()) for _ in item.wrong])
         ratios = [
             metrics.truth_ratio(float(para.logprobs.mean()), others)
             for para, others in zip(paraphrase, by_item, strict=True)
@@ -158,7 +164,7 @@ class Examiner:
             )
         forget = name.startswith("forget")
         told = np.exp([scored.logprobs.mean() for scored in paraphrase])
-        options = [
+        shares = [
             float(own / (own + math.exp(float(np.mean(others)))))
             for own, others in zip(told, by_item, strict=True)
             if others
@@ -167,7 +173,7 @@ class Examiner:
             {
                 "probability": float(probability.mean()),
                 "paraphrased_probability": float(told.mean()),
-                "truth_ratio_share": float(np.mean(options)) if options else None,
+                "truth_ratio_share": float(np.mean(shares)) if shares else None,
                 "truth_ratio": float(
                     np.mean([min(ratio, 1 / ratio) if forget else max(0.0, 1 - ratio) for ratio in ratios])
                 )

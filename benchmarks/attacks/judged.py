@@ -93,13 +93,9 @@ def _split_or_describe(item: Item, setting: Setting) -> list[Asked]:
 
 
 def _show_examples(item: Item, setting: Setting) -> list[Asked]:
-    """V5: behind answered questions of other people, and behind ones about the same person that do not tell the fact."""
-    found = [Asked(prompt, find_fact(item)) for prompt in show_examples(item, setting)]
-    if setting.siblings:
-        found += [
-            Asked(prompt, find_fact(item)) for prompt in show_examples(item, replace(setting, clean=setting.siblings))
-        ]
-    return found
+    """V5: behind answered questions of other people; every other time about the same person, where there are ones that do not tell the fact."""
+    shown = setting.siblings if setting.number % 2 and setting.siblings else setting.clean
+    return [Asked(prompt, find_fact(item)) for prompt in show_examples(item, replace(setting, clean=shown))]
 
 
 def _reverse(item: Item, setting: Setting) -> list[Asked]:

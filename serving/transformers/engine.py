@@ -172,8 +172,13 @@ class ReferenceEngine:
         Where assistants are subtracted, `support` says over what: the whole vocabulary, as benchmarks need it, or the tokens
         that the filter leaves, as they are served.
         """
-        order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]) + len(answers[row]))
+        from transformers import PreTrainedModel
+
         scored: list[Scored | None] = [None] * len(prompts)
+        alone = list(range(len(prompts)))
+        if self.neurons is None and isinstance(self.model, PreTrainedModel):
+            alone = self._score_shared(prompts, answers, stamps, scored)
+        order = sorted(alone, key=lambda row: len(prompts[row]) + len(answers[row]))
 
         def run(rows: Sequence[int]) -> None:
             heads = [_splice(prompts[row], stamps[row]) for row in rows]
@@ -189,20 +194,61 @@ class ReferenceEngine:
                 window = slice(-len(answers[row]) - 1, -1)
                 ahead = logits[place, window].float()
                 heard = {name: said[window] for name, said in spoken[place].items()}
-                ahead = voices.subtract(place, ahead, heard, served=support == "served").log_softmax(-1)
-                shares = ahead.exp()
-                # A token that cannot come has the log-probability −∞, and weighs nothing.
-                finite = torch.where(shares > 0, ahead, torch.zeros_like(ahead))
-                means = (shares * finite).sum(-1)
-                scored[row] = Scored(
-                    ahead.gather(-1, target[:, None])[:, 0].cpu().numpy(),
-                    (ahead.argmax(-1) == target).cpu().numpy(),
-                    means.cpu().numpy(),
-                    (shares * (finite - means[:, None]) ** 2).sum(-1).cpu().numpy(),
-                )
+                scored[row] = _read_scores(voices.subtract(place, ahead, heard, served=support == "served"), target)
 
         self._run_batches(order, run)
         return [item for item in scored if item is not None]
+
+    def _score_shared(
+        self,
+        prompts: Sequence[Sequence[int]],
+        answers: Sequence[Sequence[int]],
+        stamps: Sequence[Stamp | None],
+        scored: list[Scored | None],
+    ) -> list[int]:
+        """Score the answers that share an unstamped prompt, which is read once for all of them; return the rows that are left."""
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for row, (prompt, stamp) in enumerate(zip(prompts, stamps, strict=True)):
+            if stamp is None and answers[row]:
+                groups.setdefault(tuple(prompt), []).append(row)
+        shared = sorted((prompt for prompt, rows in groups.items() if len(rows) > 1), key=len)
+
+        def run(places: Sequence[int]) -> None:
+            own = [shared[place] for place in places]
+            ids, mask = self._pad(own)
+            read = self.model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+                use_cache=True,
+                **keep_last(self.model),
+            )
+            rows = [row for prompt in own for row in groups[prompt]]
+            owner = torch.tensor(
+                [place for place, prompt in enumerate(own) for _ in groups[prompt]], device=self.device
+            )
+            read.past_key_values.batch_select_indices(owner)
+            width = max(len(answers[row]) for row in rows)
+            told = torch.full((len(rows), width), self.end_token, dtype=torch.int64, device=self.device)
+            after = torch.zeros((len(rows), width), dtype=torch.int64, device=self.device)
+            for place, row in enumerate(rows):
+                told[place, : len(answers[row])] = torch.tensor(list(answers[row]), device=self.device)
+                after[place, : len(answers[row])] = 1
+            start = mask.sum(-1)[owner, None]
+            logits = self.model(
+                input_ids=told,
+                attention_mask=torch.cat([mask[owner], after], dim=1),
+                position_ids=start + torch.arange(width, device=self.device),
+                past_key_values=read.past_key_values,
+                use_cache=True,
+            ).logits
+            for place, row in enumerate(rows):
+                n = len(answers[row])
+                ahead = torch.cat([read.logits[owner[place], -1:], logits[place, : n - 1]])
+                scored[row] = _read_scores(ahead.float(), told[place, :n])
+
+        self._run_batches(range(len(shared)), run)
+        return [row for row in range(len(prompts)) if scored[row] is None]
 
     def _run_batches(self, order: Sequence[int], run: Callable[[Sequence[int]], None]) -> None:
         """Call `run` on every row, in batches; one that a card has no room for is halved, and so are all that follow."""
@@ -335,6 +381,21 @@ class ReferenceEngine:
             dims = int(edits.dims[row])
             shift = torch.from_numpy(edits.shift[row, :dims]).to(embeds)
             embeds[row, :dims] = embeds[row, :dims] * float(edits.scale[row]) + shift
+
+
+def _read_scores(logits: torch.Tensor, target: torch.Tensor) -> Scored:
+    """Return what logits, (tokens, vocabulary), say of the tokens that came."""
+    ahead = logits.log_softmax(-1)
+    shares = ahead.exp()
+    # A token that cannot come has the log-probability −∞, and weighs nothing.
+    finite = torch.where(shares > 0, ahead, torch.zeros_like(ahead))
+    means = (shares * finite).sum(-1)
+    return Scored(
+        ahead.gather(-1, target[:, None])[:, 0].cpu().numpy(),
+        (ahead.argmax(-1) == target).cpu().numpy(),
+        means.cpu().numpy(),
+        (shares * (finite - means[:, None]) ** 2).sum(-1).cpu().numpy(),
+    )
 
 
 def keep_last(model: Any) -> dict[str, int]:

@@ -38,13 +38,15 @@ def test_who_is_asked_for_is_the_fact_of_a_reverse_question() -> None:
 
 def test_examples_are_of_other_people_or_of_the_same_one() -> None:
     clean = Item("Where does Bo Ostergard live?", "In Malmo.", "p2", key="Malmo", name="Bo Ostergard")
-    other, same = ask("v5", BORN, Setting([CITY], [clean], "test", 0, random.Random(0)))
+    settings = [Setting([CITY], [clean], "test", number, random.Random(0)) for number in range(2)]
+    (other,), (same,) = (ask("v5", BORN, setting) for setting in settings)
     assert "Malmo" in str(other.prompt)
     assert "Brackwater" not in str(other.prompt)
     assert "Brackwater" in str(same.prompt)
     assert "Malmo" not in str(same.prompt)
     assert all(str(asked.prompt).endswith(f"Question: {BORN.question}\nAnswer:") for asked in (other, same))
-    assert len(ask("v5", BORN, Setting([], [clean], "test", 0, random.Random(0)))) == 1
+    (alone,) = ask("v5", BORN, replace(settings[1], siblings=[]))
+    assert alone.prompt == other.prompt
 
 
 @pytest.mark.parametrize(

@@ -119,3 +119,31 @@ def test_a_batch_that_a_card_has_no_room_for_is_halved(
     monkeypatch.setattr(small, "_prefill", lambda *arguments: fill(*arguments, room=0))
     with pytest.raises(torch.OutOfMemoryError):
         small.generate(prompts[:1], [None], max_new_tokens=1)
+
+
+def test_answers_that_share_a_prompt_are_scored_as_each_alone(engine: ReferenceEngine, world: Any) -> None:
+    items = world.sets["retain"][:5]
+    pairs = [(engine.render(item.question), answer) for item in items for answer in ([3, 4, 5], [7], [9, 9, 2, 11, 3])]
+    pairs.insert(4, (engine.render("Hi"), [5, 6]))  # Alone with its prompt.
+    prompts, answers = [prompt for prompt, _ in pairs], [answer for _, answer in pairs]
+    together = ReferenceEngine(engine.model, engine.tokenizer, batch_size=3).score(
+        prompts, answers, [None] * len(pairs)
+    )
+    for (prompt, answer), found in zip(pairs, together, strict=True):
+        (alone,) = engine.score([prompt], [answer], [None])
+        assert found.logprobs.shape == (len(answer),)
+        assert np.allclose(found.logprobs, alone.logprobs, atol=1e-4)
+        assert np.allclose(found.means, alone.means, atol=1e-4)
+        assert np.allclose(found.variances, alone.variances, atol=1e-3)
+        assert (found.argmax == alone.argmax).all()
+
+
+def test_a_stamped_row_beside_others_of_its_prompt_is_scored_as_stamped(engine: ReferenceEngine, world: Any) -> None:
+    prompt = engine.render(world.sets["retain"][0].question)
+    own = stamp(prompt, eco("noise", ((1, len(prompt) - 1),)))
+    answers = [[3, 4], [5, 6], [3, 4]]
+    plain, other, corrupted = engine.score([prompt] * 3, answers, [None, None, own])
+    (alone,) = engine.score([prompt], [[3, 4]], [own])
+    assert np.allclose(corrupted.logprobs, alone.logprobs, atol=1e-5)
+    assert not np.allclose(corrupted.logprobs, plain.logprobs, atol=1e-3)
+    assert other.logprobs.shape == (2,)
