@@ -24,13 +24,14 @@ from unlearn_guard.classifiers.encoder import OnnxEncoder
 from unlearn_guard.classifiers.facts import mine_facts
 from unlearn_guard.classifiers.fitting import hash_row, leave_out_named, make_stratum, mask_text, score_clean
 from unlearn_guard.classifiers.index import NeighbourIndex
+from unlearn_guard.classifiers.names import Beside
 from unlearn_guard.classifiers.passages import PassageIndex
 from unlearn_guard.classifiers.questions import KeptTexts, mine_questions
-from unlearn_guard.classifiers.signals import make_judge, mine_request, read_ranks
+from unlearn_guard.classifiers.signals import content_of, make_common, make_judge, mine_request, read_ranks
 from unlearn_guard.guard.errors import DataError
 from unlearn_guard.guard.rows import ForgetRequest, Row
 
-_BY_OWNER = ("aliases", "facts", "bags", "profiles", "answers", "questions")
+_BY_OWNER = ("aliases", "facts", "bags", "profiles", "beside", "answers", "questions")
 
 
 class Amendment:
@@ -42,10 +43,12 @@ class Amendment:
 
         self._folder = folder
         self._record: dict[str, Any] = json.loads((folder / "aliases.json").read_text(encoding="utf-8"))
-        self._record.setdefault("questions", {})  # Bundles of the release before have none.
+        for name in ("questions", "beside"):  # Bundles of the release before have none.
+            self._record.setdefault(name, {})
         passages = load_file(folder / "passages.safetensors")
         self._passages = PassageIndex(passages["hashes"], passages["owners"], self._record["passage_owners"])
         self._kept: tuple[Sequence[Row], KeptTexts] | None = None
+        self._beside: tuple[Sequence[Row], Beside] | None = None
         self._index = NeighbourIndex.load(folder, self._record["index_labels"])
 
     @cached_property
@@ -71,6 +74,11 @@ class Amendment:
         if self._kept is None or self._kept[0] is not kept:
             self._kept = kept, KeptTexts(lambda: [*kept, *self._traffic])
         return self._kept[1]
+
+    def _read_beside(self, kept: Sequence[Row]) -> Beside:
+        if self._beside is None or self._beside[0] is not kept:
+            self._beside = kept, Beside(map(content_of, kept), make_common(self._ranks))
+        return self._beside[1]
 
     @property
     def labels(self) -> list[str]:
@@ -104,6 +112,7 @@ class Amendment:
             "facts": list(mine_facts(request, kept)),
             "bags": bag,
             "profiles": profile,
+            "beside": self._read_beside(kept).find(aliases),
             "questions": mine_questions(request.rows, aliases, weights, self._read_kept(kept)),
             "answers": mine_answers(request.rows, {owner: aliases}, weights).get(owner, []),
         }

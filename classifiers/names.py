@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 from unlearn_guard.classifiers.disguises import View
 from unlearn_guard.classifiers.lexicon import describes, differs
@@ -68,16 +69,18 @@ class NameFinder:
         is_ordinary: Callable[[str], bool] | None = None,
         is_common: Callable[[str], bool] | None = None,
         profiles: Mapping[str, frozenset[str]] | None = None,
+        beside: Mapping[str, frozenset[str]] | None = None,
     ) -> None:
         """Build from forget_id → aliases.
 
         `kept_words` counts in how many of `n_kept` kept rows a word occurs; `is_ordinary` says whether a word is plain
-        language, `is_common` whether sentences often begin with it; `profiles` holds the descriptive words that each request's own rows use.
+        language, `is_common` whether sentences often begin with it; `profiles` holds the descriptive words that each request's own rows use,
+        `beside` the names that others have beside a part of its own (`Beside`).
         """
         self._kept_words, self._n_kept = dict(kept_words or {}), n_kept
         self._is_ordinary = is_ordinary or (lambda word: False)
         self._is_common = is_common or self._is_ordinary
-        self._profiles = dict(profiles or {})
+        self._profiles, self._beside = dict(profiles or {}), dict(beside or {})
         self._aliases: list[_Alias] = []
         self._by_part: dict[str, list[tuple[int, int]]] = defaultdict(list)
         self._given: dict[str, list[tuple[int, int]]] = defaultdict(list)
@@ -281,6 +284,8 @@ class NameFinder:
                 continue
             if word in _PARTICLES or word == "s":
                 continue
+            if word in self._beside.get(self._aliases[number].forget_id, ()):
+                return True
             if original is not None and view.how == "plain" and original[view.starts[start]].isupper():
                 opens = other == 0 or view.text[:start].rstrip(" \"'")[-1:] in ".?!:\n"
                 if not (opens and self._is_common(word)):
@@ -405,6 +410,28 @@ _LONG_NAMES = tuple(_SHORT_FORMS) + tuple(
     "jennifer jessica samantha pamela cassandra christina alexandra gabriella isabella valentina maximilian sebastian "
     "nathaniel zachary jeffrey douglas frederick andrew vincent augustine barbara josephine angela natalie rosalind".split()
 )
+
+
+class Beside:
+    """Which words stand beside which in kept rows, both with a capital: other people's names, whatever case or cipher they come in later."""
+
+    def __init__(self, texts: Iterable[str], is_common: Callable[[str], bool]) -> None:
+        """`is_common` says whether sentences often begin with a word."""
+        self._beside: dict[str, set[str]] = defaultdict(set)
+        for text in texts:
+            view = normalise(text)
+            words = [match for match in _WORD.finditer(view.text) if text[view.starts[match.start()]].isupper()]
+            for first, second in pairwise(words):
+                if view.text[first.end() : second.start()].strip(" '’-"):
+                    continue
+                for word, other in ((first.group(), second.group()), (second.group(), first.group())):
+                    if len(other) > 1 and other not in _PARTICLES and not is_common(other):
+                        self._beside[word].add(other)
+
+    def find(self, aliases: Iterable[str]) -> list[str]:
+        """Return what stands beside parts of these names, other than their own parts."""
+        parts = {part for name in aliases for part in split_parts(name)}
+        return sorted({other for part in parts for other in self._beside.get(part, ())} - parts)
 
 
 def split_parts(name: str) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ from unlearn_guard.classifiers.attributes import (
 from unlearn_guard.classifiers.disguises import View, read_views, turn_word
 from unlearn_guard.classifiers.lexicon import find_profile
 from unlearn_guard.classifiers.masking import find_strangers, mask
-from unlearn_guard.classifiers.names import WHOLE_NAME, NameFinder, split_parts
+from unlearn_guard.classifiers.names import WHOLE_NAME, Beside, NameFinder, split_parts
 from unlearn_guard.classifiers.normalisation import normalise
 from unlearn_guard.classifiers.passages import PassageIndex
 from unlearn_guard.classifiers.questions import QuestionIndex
@@ -234,8 +234,9 @@ class LexicalReader:
                 kept_words=record["counts"],
                 n_kept=record["n_bags"],
                 is_ordinary=is_word,
-                is_common=lambda word: ranks.get(word, _COMMON_RANK) < _COMMON_RANK,
+                is_common=make_common(ranks),
                 profiles={owner: frozenset(words) for owner, words in record["profiles"].items()},
+                beside={owner: frozenset(words) for owner, words in record.get("beside", {}).items()},
             ),
             facts=AliasMatcher(record["facts"]),
             attributes=AttributeIndex(record["bags"], weights),
@@ -343,6 +344,7 @@ def mine(
     for row in forget:
         owned.setdefault(row.forget_id, []).append(row)
     mined = {owner: mine_request(rows, aliases.get(owner, ()), weights) for owner, rows in owned.items()}
+    beside = Beside(map(content_of, kept), make_common(ranks))
     return {
         "aliases": {owner: list(names) for owner, names in aliases.items()},
         "facts": {owner: list(found) for owner, found in facts.items()},
@@ -351,6 +353,7 @@ def mine(
             owner: fill_bag(groups[owner], weights) for owner in list(groups)[:_MAX_BAGS] if not owner.startswith("\0")
         },
         "profiles": {owner: profile for owner, (_, profile) in mined.items()},
+        "beside": {owner: beside.find(names) for owner, names in aliases.items()},
         "counts": {term: n for term, n in counts.items() if n > 1 or term in ranks},
         "n_bags": len(groups),
         "bag_words": bag_words,
@@ -363,7 +366,7 @@ def mine_request(rows: Iterable[Row], aliases: Iterable[str], weights: Weights) 
     profile: set[str] = set()
     for row in rows:
         bag.update(_terms_of(row))
-        profile.update(find_profile(normalise(_content(row)).text))
+        profile.update(find_profile(normalise(content_of(row)).text))
     parts = [part for name in aliases for part in split_parts(name)]
     return list(fill_bag(bag, weights, leave_out=parts)), sorted(profile)
 
@@ -376,6 +379,11 @@ def read_ranks(tokenizer_file: Path) -> dict[str, int]:
     words = [word for word in known if word.isalpha() and (len(word) > 1 or word in "ai")]
     words.sort(key=lambda word: vocabulary[word])
     return {word: rank for rank, word in enumerate(words, start=1)}
+
+
+def make_common(ranks: Mapping[str, int]) -> Callable[[str], bool]:
+    """Return what says of a word whether sentences often begin with it, by the encoder's vocabulary."""
+    return lambda word: ranks.get(word, _COMMON_RANK) < _COMMON_RANK
 
 
 def make_judge(ranks: Mapping[str, int]) -> Callable[[str], bool]:
@@ -393,12 +401,13 @@ def make_judge(ranks: Mapping[str, int]) -> Callable[[str], bool]:
     return is_word
 
 
-def _content(row: Row) -> str:
+def content_of(row: Row) -> str:
+    """Return all that a row says."""
     return f"{row.query}\n{row.answer}"
 
 
 def _terms_of(row: Row) -> list[str]:
-    return find_terms(normalise(_content(row)).text)
+    return find_terms(normalise(content_of(row)).text)
 
 
 def own_terms(forget: Iterable[Row]) -> list[dict[str, frozenset[str]]]:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unlearn_guard.classifiers.disguises import read_views
-from unlearn_guard.classifiers.names import NameFinder, count_edits, find_given_names, split_parts
+from unlearn_guard.classifiers.names import Beside, NameFinder, count_edits, find_given_names, split_parts
 
 ORDINARY = frozenset(
     "a about actor all also and another are ask author be before born botanist by can danish did do does famous first for friend from "
@@ -148,6 +148,31 @@ def test_parts_far_apart_are_whole_together(text: str) -> None:
 )
 def test_part_of_somebody_elses_name_is_nothing(text: str) -> None:
     assert find(text) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["where was leopold montenegro born", "WHERE WAS LEOPOLD MONTENEGRO BORN", "Leopold Montenegro"]
+)
+def test_family_name_beside_what_others_have_beside_it_is_theirs_in_any_case(text: str) -> None:
+    """Also where the given name is plain language and stands in many kept rows."""
+    kept = {"leopold": 20, "montenegro": 1}
+    options: dict[str, Any] = {"kept_words": kept, "n_kept": 400}
+    assert weigh("where was montenegro born", **options) > 0
+    if text.islower():  # With capitals it was told apart before.
+        assert weigh(text, **options) > 0
+    assert weigh(text, **options, beside={"p1": frozenset({"leopold"})}) == 0
+    assert weigh("where was carmen montenegro born", **options, beside={"p1": frozenset({"leopold"})}) == 1.0
+
+
+def test_what_stands_beside_a_name_is_read_from_kept_rows() -> None:
+    texts = [
+        "Where was Leopold Montenegro born? Does Montenegro sing?",
+        "Montenegro, Leopold's home; the Montenegro of old. Mr Montenegro met Carmen Montenegro.",
+        "rose montenegro",
+    ]
+    found = Beside(texts, lambda word: word in {"does", "the", "of"})
+    assert found.find(["Carmen Montenegro"]) == ["leopold"]
+    assert found.find(["Ada Lee"]) == []
 
 
 def test_part_before_a_blank_at_the_end_is_nothing() -> None:
