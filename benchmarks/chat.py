@@ -28,5 +28,9 @@ class Frame:
                 message = f"[{{'role': 'system', 'content': {self.system!r}}}]"
                 lines.append("{%- if not messages or messages[0]['role'] != 'system' %}")
                 lines.append(f"{{%- set messages = {message} + messages %}}{{%- endif %}}")
-            tokenizer.chat_template = "".join(lines) + tokenizer.chat_template
+            before, own = "".join(lines), tokenizer.chat_template
+            # Some have several templates, by name.
+            tokenizer.chat_template = (
+                before + own if isinstance(own, str) else {name: before + text for name, text in own.items()}
+            )
         return tokenizer

@@ -78,6 +78,8 @@ class Bundles:
         if kind not in list_bundles():
             raise UnknownNameError("kind of bundle", kind, list_bundles())
         record = self.folder / f"{kind}.json"
+        if kind not in _FIXED:  # Its cost is a part of theirs, and two watches of memory must not overlap.
+            self.fit("eco")
         with FileLock(self.folder / f"{kind}.lock"):
             if not record.is_file():
                 with watch_memory() as memory:

@@ -289,7 +289,9 @@ def _build_from(name: str) -> Build:
 
     def build(bench: Bench) -> Subject:
         subject = PROCEDURES[file.procedure](name, file, bench)
-        subject.fit_added_mb = bench.bundles.fit(file.bundle).added_mb
+        fitted = bench.bundles.fit(file.bundle)
+        if (subject.fit_seconds or 0.0) >= fitted.seconds:  # Else the bundle is no part of its cost.
+            subject.fit_added_mb = fitted.added_mb
         return subject
 
     return build

@@ -19,7 +19,7 @@ _HEAD = """\
 
 Written by `unlearn-guard bench leaderboard` from the reports in `docs/results`; not edited by hand. Sorted by worst-case leak above chance to the
 black-box attacker, then by what is kept. Figures are means over the seeds of a report; definitions: [metrics](metrics.md),
-[attacks](attacks.md). *weights*: the worst that whoever holds the weights gets, where a guard is taken away. *fit s*: of retain-only, its training.
+[attacks](attacks.md). *weights*: the worst that whoever holds the weights gets, where a guard is taken away. *fit s*: of retain-only, its training where that was timed.
 `eco-oracle` is tuned on the retain-only model, which no operator has.
 """
 _HEADER = (

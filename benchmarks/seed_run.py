@@ -216,7 +216,10 @@ class _Workshop:
         except (DataError, torch.OutOfMemoryError) as error:
             return {**row, "status": "n/a", "reasons": {"sets": str(error)}, "sets": {}, "detection": {}}
         if subject.kind == "retain":  # Exact unlearning costs a training.
-            found["cost"]["fit_s"] = read_seconds(self.run.train([NEEDS.get(name, name)])[NEEDS.get(name, name)])
+            model = NEEDS.get(name, name)
+            found["cost"]["fit_s"] = read_seconds(self.run.train([model])[model])
+            if found["cost"]["fit_s"] is None:
+                found["reasons"]["cost.fit_s"] = "its training was not timed here"
         found["cost"]["added_memory_mb"] = max(memory.added_mb, subject.fit_added_mb)
         return clean_row({**row, "kind": subject.kind, **found})
 

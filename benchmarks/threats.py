@@ -103,10 +103,13 @@ def _logprobs(row: dict[str, Any], unguarded: dict[str, Any], never_knew: dict[s
 
 def _weights(row: dict[str, Any], unguarded: dict[str, Any], never_knew: dict[str, Any]) -> tuple[float, float] | str:
     names = find_informative(unguarded["attack"], never_knew["attack"])
-    if not names or "weights" not in never_knew["attack"]:
-        return _NO_CELLS if not names else "not attacked through the weights"
     held = unguarded if row["kind"] == "guard" else row
+    if "weights" not in never_knew["attack"]:
+        return "not attacked through the weights"
     others = [measure(held, unguarded, never_knew) for measure in (_samples, _adaptive, _logprobs)]
+    found = [pair for pair in others if not isinstance(pair, str)]
+    if not names:
+        return max(found, key=lambda pair: (find_excess(*pair), pair[0])) if found else _NO_CELLS
     own, chance = (
         find_worst(
             [
@@ -116,7 +119,7 @@ def _weights(row: dict[str, Any], unguarded: dict[str, Any], never_knew: dict[st
         )
         for part in (held, never_knew)
     )
-    found = [(_share(own), _share(chance)), *(pair for pair in others if not isinstance(pair, str))]
+    found.append((_share(own), _share(chance)))
     return max(found, key=lambda pair: (find_excess(*pair), pair[0]))
 
 

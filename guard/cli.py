@@ -539,7 +539,20 @@ def bench(
     if context.invoked_subcommand is not None:
         return
     if attack is not None:
-        given = {"--methods": methods, "--studies": studies, "--model": model, "--edited": edited, "--fresh": fresh}
+        given: dict[str, Any] = {
+            "--methods": methods,
+            "--studies": studies,
+            "--model": model,
+            "--retain-model": retain_model,
+            "--edited": edited,
+            "--forget": forget,
+            "--clean": clean,
+            "--targets": targets,
+            "--device": device is not Device.cpu,
+            "--system-prompt": system_prompt,
+            "--chat-date": chat_date,
+            "--fresh": fresh,
+        }
         if unread := [name for name, value in given.items() if value]:
             raise SettingsError(f"{unread[0]} with --attack {attack}", allowed="--profile, --seeds and --out")
         _bench_attack(attack, suite, profile, out, _read_seeds(seeds), as_json=as_json)

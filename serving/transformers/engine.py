@@ -6,6 +6,7 @@ each other.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -206,7 +207,10 @@ class ReferenceEngine:
         stamps: Sequence[Stamp | None],
         scored: list[Scored | None],
     ) -> list[int]:
-        """Score the answers that share an unstamped prompt, which is read once for all of them; return the rows that are left."""
+        """Score the answers that share an unstamped prompt, which is read once for all of them; return the rows that are left.
+
+        Left are rows alone with their prompt, and all of a model whose cache holds more than keys and values, or that a card has no room for.
+        """
         groups: dict[tuple[int, ...], list[int]] = {}
         for row, (prompt, stamp) in enumerate(zip(prompts, stamps, strict=True)):
             if stamp is None and answers[row]:
@@ -224,6 +228,8 @@ class ReferenceEngine:
                 **keep_last(self.model),
             )
             rows = [row for prompt in own for row in groups[prompt]]
+            if not _holds_keys_alone(getattr(read, "past_key_values", None)):
+                return
             owner = torch.tensor(
                 [place for place, prompt in enumerate(own) for _ in groups[prompt]], device=self.device
             )
@@ -247,14 +253,17 @@ class ReferenceEngine:
                 ahead = torch.cat([read.logits[owner[place], -1:], logits[place, : n - 1]])
                 scored[row] = _read_scores(ahead.float(), told[place, :n])
 
-        self._run_batches(range(len(shared)), run)
+        # Answers are short: four batches of them weigh about as much as one of whole texts.
+        share = 4 / max((len(groups[prompt]) for prompt in shared), default=1)
+        with contextlib.suppress(torch.OutOfMemoryError):
+            self._run_batches(range(len(shared)), run, share=share)
         return [row for row in range(len(prompts)) if scored[row] is None]
 
-    def _run_batches(self, order: Sequence[int], run: Callable[[Sequence[int]], None]) -> None:
-        """Call `run` on every row, in batches; one that a card has no room for is halved, and so are all that follow."""
+    def _run_batches(self, order: Sequence[int], run: Callable[[Sequence[int]], None], *, share: float = 1.0) -> None:
+        """Call `run` on every row, in batches of a share of the batch size; one that a card has no room for is halved, and so are all that follow."""
         start = 0
         while start < len(order):
-            rows = order[start : start + self.batch_size]
+            rows = order[start : start + max(1, int(share * self.batch_size))]
             try:
                 run(rows)
             except torch.OutOfMemoryError:
@@ -264,7 +273,7 @@ class ReferenceEngine:
                 start += len(rows)
                 continue
             # Out of the handler, whose traceback holds the batch.
-            self.batch_size = len(rows) // 2
+            self.batch_size = max(1, self.batch_size // 2)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
@@ -381,6 +390,14 @@ class ReferenceEngine:
             dims = int(edits.dims[row])
             shift = torch.from_numpy(edits.shift[row, :dims]).to(embeds)
             embeds[row, :dims] = embeds[row, :dims] * float(edits.scale[row]) + shift
+
+
+def _holds_keys_alone(cache: Any) -> bool:
+    """Return whether a cache is keys and values and nothing else, so that its rows can be repeated."""
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+    layers = getattr(cache, "layers", ())
+    return bool(layers) and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
 
 def _read_scores(logits: torch.Tensor, target: torch.Tensor) -> Scored:

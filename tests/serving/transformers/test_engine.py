@@ -12,6 +12,7 @@ from unlearn_guard.guard.bundle import Bundle
 from unlearn_guard.guard.compose import load_planner
 from unlearn_guard.guard.screening import Guard
 from unlearn_guard.guard.stamp import Stamp, Step
+from unlearn_guard.serving.transformers import engine as engine_module
 from unlearn_guard.serving.transformers.engine import GuardedModel, ReferenceEngine
 
 
@@ -147,3 +148,23 @@ def test_a_stamped_row_beside_others_of_its_prompt_is_scored_as_stamped(engine: 
     assert np.allclose(corrupted.logprobs, alone.logprobs, atol=1e-5)
     assert not np.allclose(corrupted.logprobs, plain.logprobs, atol=1e-3)
     assert other.logprobs.shape == (2,)
+
+
+def test_answers_of_one_prompt_that_a_card_has_no_room_for_together_are_scored_alone(
+    engine: ReferenceEngine, world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = engine.render(world.sets["retain"][0].question)
+    answers = [[3, 4], [5], [6, 7, 8]]
+    small = ReferenceEngine(engine.model, engine.tokenizer, batch_size=2)
+    expected = engine.score([prompt] * 3, answers, [None] * 3)
+    monkeypatch.setattr(engine_module, "_holds_keys_alone", lambda cache: False)
+    for found, wanted in zip(small.score([prompt] * 3, answers, [None] * 3), expected, strict=True):
+        assert np.allclose(found.logprobs, wanted.logprobs, atol=1e-4)
+    monkeypatch.undo()
+
+    def fail(cache: Any) -> bool:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(engine_module, "_holds_keys_alone", fail)
+    for found, wanted in zip(small.score([prompt] * 3, answers, [None] * 3), expected, strict=True):
+        assert np.allclose(found.logprobs, wanted.logprobs, atol=1e-4)
