@@ -116,6 +116,8 @@ def run_bench(
         )
     names, studies = _choose_work(sizes, methods, studies, models, edited or {})
     attack = AttackPlan(**sizes["attack"])
+    before = frame or Frame()
+    framed = {"frame": asdict(before)} if models is not None else {}
     rows: list[dict[str, Any]] = []
     studied: list[dict[str, Any]] = []
     data_hashes = []
@@ -123,9 +125,7 @@ def run_bench(
         data = load_suite(suite, sizes, seed, own_models=models is not None)
         data_hashes.append(data.data_hash)
         recipe = Recipe(**sizes["recipe"], seed=seed)
-        run = SeedRun(
-            data, recipe, seed, attack, sizes.get("uld") or {}, models, edited or {}, device, frame or Frame(), fresh
-        )
+        run = SeedRun(data, recipe, seed, attack, sizes.get("uld") or {}, models, edited or {}, device, before, fresh)
         # Studies are about cost and order, which one seed shows; three would take hours more.
         measured, records = run.measure(names, [] if data_hashes[1:] else studies, workers=workers)
         rows += measured
@@ -137,10 +137,9 @@ def run_bench(
         "environment": describe_environment(),
         "models": {name: str(path) for name, path in {**(models or {}), **(edited or {})}.items()} or "trained here",
         "device": device,
-        **({"frame": asdict(frame or Frame())} if models is not None else {}),
+        **framed,
         "config_hash": hash_content(
-            {"sizes": sizes, "methods": names, "studies": studies, "models": models, "edited": edited}
-            | ({"frame": asdict(frame or Frame())} if models is not None else {})
+            {"sizes": sizes, "methods": names, "studies": studies, "models": models, "edited": edited} | framed
         ),
         "data_hash": hash_content(data_hashes),
         "attack": attack.model_dump(),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from unlearn_guard.benchmarks.attacks.cells import find_worst
-from unlearn_guard.benchmarks.attacks.protocol import Protocol
+from unlearn_guard.benchmarks.attacks.protocol import Protocol, count_flagged
 from unlearn_guard.benchmarks.dataset import Item, Sequel, Suite
 from unlearn_guard.benchmarks.editing.catalogue import load_tuned
 from unlearn_guard.benchmarks.editing.procedures import edit_weights
@@ -111,8 +111,8 @@ def measure_requests(site: Site, n_requests: int) -> dict[str, Any]:
     return {
         "n_requests": len(inside),
         "recall": float(np.mean(flags)),
-        "named": _count(flag for flag, name in zip(flags, named, strict=True) if name),
-        "described": _count(flag for flag, name in zip(flags, named, strict=True) if not name),
+        "named": count_flagged(flag for flag, name in zip(flags, named, strict=True) if name),
+        "described": count_flagged(flag for flag, name in zip(flags, named, strict=True) if not name),
         "false_flags": sum(verdict.flagged for verdict in guard.screen(kept)),
         "n_kept": len(kept),
         "cost": {
@@ -235,11 +235,6 @@ def measure_upgrade(site: Site, size: int) -> dict[str, Any]:
         "flips": flips,
         "n": len(lines["old"]),
     }
-
-
-def _count(flags: Iterable[bool]) -> dict[str, int]:
-    found = list(flags)
-    return {"n": len(found), "flagged": sum(found)}
 
 
 def _load_edit(bench: Bench) -> EditingMethod:

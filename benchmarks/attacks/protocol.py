@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -86,7 +86,7 @@ class Protocol:
             if name == COMBINED and self.companions:
                 found["variants"][name]["companion_rouge"] = self._read_companions(pairs, outputs)
         if subject.gate is not None:
-            found["kept"] = {name: _count(subject.flag(prompts) or ()) for name, prompts in self.kept.items()}
+            found["kept"] = {name: count_flagged(subject.flag(prompts) or ()) for name, prompts in self.kept.items()}
         if subject.stream is not None:
             found["streaming"] = self.ask_plainly(subject, streams=True)
         if self.plan.n_samples:
@@ -231,8 +231,10 @@ def _vary_kept(name: str, kept: Sequence[Item], n_items: int, seed: int) -> list
     return [prompt for _, prompt in vary(name, items, kept, part="test", seed=seed)]
 
 
-def _count(flags: Sequence[bool]) -> dict[str, int]:
-    return {"n": len(flags), "flagged": sum(flags)}
+def count_flagged(flags: Iterable[bool]) -> dict[str, int]:
+    """Return how many verdicts there are, and how many of them are flags."""
+    found = list(flags)
+    return {"n": len(found), "flagged": sum(found)}
 
 
 def tells_fact(output: str, item: Item) -> bool:
