@@ -95,6 +95,9 @@ class Suite:
     passages: Passages | None = None
     sequels: list[Sequel] = field(default_factory=list)
     """Forget requests beside `forget_rows`, for studies of more and more requests; empty where the people to forget are taken one by one."""
+    places: tuple[str, ...] = ()
+    professions: tuple[str, ...] = ()
+    """What the people to forget share with others: harmless questions name it."""
 
     @property
     def data_hash(self) -> str:

@@ -24,7 +24,7 @@ from unlearn_guard.benchmarks.environment import describe_environment
 from unlearn_guard.benchmarks.known_sets import GENERAL, read_general, read_set
 from unlearn_guard.benchmarks.ood import OodDetector, tune_by_contrastive_entropy
 from unlearn_guard.benchmarks.strangers import find_strangers
-from unlearn_guard.benchmarks.tofu import load_keys, load_table
+from unlearn_guard.benchmarks.tofu import find_places, find_professions, load_keys, load_table
 from unlearn_guard.benchmarks.world import make_world
 from unlearn_guard.classifiers.cascade import Cascade
 from unlearn_guard.classifiers.encoder import OnnxEncoder
@@ -463,22 +463,9 @@ def _measure_clean_transforms(
 
 def _measure_harmless(tally: Tally, detectors: Detectors, items: Sequence[Item], part: Part) -> None:
     names = list(dict.fromkeys(item.name for item in items if item.name))
-    text = " ".join(item.question + " " + item.answer for item in items)
-    places = [place for place in _PLACES if place in text]
-    professions = [word for word in _PROFESSIONS if word in text.lower()]
-    for name, prompts in make_harmless(names, places, professions, part=part).items():
+    for name, prompts in make_harmless(names, find_places(items), find_professions(items), part=part).items():
         for prompt in prompts:
             tally.add(detectors, [f"tofu.{name}"], prompt)
-
-
-_PLACES = (
-    "Taipei|Lagos|Karachi|Cairo|Santiago|Tehran|Amman|Kuwait City|Seoul|Manila|Lima|Tokyo|Astana|Nairobi|Lisbon|Baku|Beirut|"
-    "Buenos Aires|Madrid|Moscow|New York|Mexico City|Addis Ababa|Accra|Dublin|London|Paris|Sydney|Toronto"
-).split("|")
-_PROFESSIONS = (
-    "civil engineer|florist|pharmacist|paramedic|dietitian|barber|waiter|judge|psychologist|photographer|nurse|chef|teacher|"
-    "lawyer|pilot|astronaut|surgeon|bartender|accountant|journalist|optometrist|game developer|makeup artist|unemployed"
-).split("|")
 
 
 def _measure_rwku(tally: Tally, notes: dict[str, Any], folder: Path, part: Part, limit: int | None, seed: int) -> None:

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -68,6 +69,10 @@ class Examiner:
         self._losses: dict[str, float] = {}
         self._min_k = 0.5
         self._passages_auc: float | None = None
+        self._plain: WeakKeyDictionary[Any, dict[str, tuple[dict[str, Any], list[float], list[Scored]]]] = (
+            WeakKeyDictionary()
+        )
+        """Scores of sets of which nothing is done to any question, by the model: guards leave most sets to one and the same."""
 
     def examine(self, subject: Subject) -> dict[str, Any]:
         """Return the measured part of a row."""
@@ -139,6 +144,18 @@ class Examiner:
         questions = [item.question for item in items]
         if any(subject.hides(questions)):
             return {}, [], []
+        if not subject.leaves_alone(questions):
+            return self._score(subject, name, items)
+        known = self._plain.setdefault(subject.engine.model, {})
+        if name not in known:
+            known[name] = self._score(subject, name, items)
+        scores, ratios, truth = known[name]
+        return dict(scores), ratios, truth
+
+    def _score(
+        self, subject: Subject, name: str, items: Sequence[Item]
+    ) -> tuple[dict[str, Any], list[float], list[Scored]]:
+        questions = [item.question for item in items]
         # In one call: what shares a question is read behind it once.
         options = [[item.answer, item.paraphrase or item.answer, *item.wrong] for item in items]
         found = iter(

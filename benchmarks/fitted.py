@@ -62,13 +62,23 @@ class Fit:
 class Bundles:
     """Fit bundles of one suite and seed in a folder; `uld` are the suite's settings of assistants, chosen on validation people.
 
-    Processes that share the folder share the bundles: each is fitted by who asks for it first.
+    chat_template: what the model's questions are rendered by, None for its own. Processes that share the folder share the bundles: each is
+    fitted by who asks for it first.
     """
 
     def __init__(
-        self, suite: Suite, model: Path, folder: Path, *, seed: int, uld: Mapping[str, Any], device: str = "cpu"
+        self,
+        suite: Suite,
+        model: Path,
+        folder: Path,
+        *,
+        seed: int,
+        uld: Mapping[str, Any],
+        device: str = "cpu",
+        chat_template: Any = None,
     ) -> None:
         self.suite, self.model, self.folder, self.seed, self.uld, self.device = suite, model, folder, seed, uld, device
+        self.chat_template = chat_template
 
     def fit(self, kind: str) -> Fit:
         """Return a bundle: one of those without assistants, or settings of assistants (`choose_assistants`).
@@ -95,6 +105,7 @@ class Bundles:
             options |= {"interventions": ("eco", "uld"), "uld": choose_assistants(kind, self.uld)}
         if kind == "name-match":
             del options["clean"], options["seed"]
+        options["chat_template"] = self.chat_template
         start = time.perf_counter()
         bundle = fit(self.model, self.suite.forget_rows, self.suite.retain_rows, out=self.folder / kind, **options)
         seconds = time.perf_counter() - start

@@ -171,7 +171,15 @@ class _Workshop:
             run = self.run
             folders = run.train()
             full, retain = (self._load(folders[name]) for name in ("full", "retain-only"))
-            bundles = Bundles(run.suite, folders["full"], self.folder, seed=run.seed, uld=run.uld, device=run.device)
+            bundles = Bundles(
+                run.suite,
+                folders["full"],
+                self.folder,
+                seed=run.seed,
+                uld=run.uld,
+                device=run.device,
+                chat_template=full.tokenizer.chat_template,
+            )
             examiner = Examiner(run.suite, Subject("retain-only", "retain", retain), knows_words=run.models is None)
             protocol = Protocol(run.suite, run.attack, seed=run.seed, max_new_tokens=examiner.max_new_tokens)
 

@@ -126,6 +126,10 @@ class Subject:
             for question, decision in zip(questions, self._decide(questions), strict=True)
         ]
 
+    def leaves_alone(self, questions: Sequence[Prompt]) -> bool:
+        """Return whether the model reads these questions as if nothing stood before it."""
+        return self.engine.neurons is None and all(decision.stamp is None for decision in self._decide(questions))
+
     def score(self, questions: Sequence[Prompt], answers: Sequence[str]) -> list[Scored]:
         """Return teacher-forced scores of answers, the end token included; corrupted as served."""
         tokenizer = self.engine.tokenizer

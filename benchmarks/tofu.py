@@ -5,6 +5,7 @@ Read from the folder `tofu/` below UNLEARN_GUARD_DATA, else from the Hugging Fac
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -94,7 +95,29 @@ def load_tofu(*, n_retain: int, n_forget: int, seed: int = 0, part: Literal["tes
         full=[*_make_examples([*retain, *forget]), *general_examples],
         retain=[*_make_examples(retain), *general_examples],
         unread=[Example((item.question,), item.answer, item.subject) for item in holdout],
+        places=tuple(find_places([item for item, _ in forget])),
+        professions=tuple(find_professions([item for item, _ in forget])),
     )
+
+
+_PLACES = (
+    "Taipei|Lagos|Karachi|Cairo|Santiago|Tehran|Amman|Kuwait City|Seoul|Manila|Lima|Tokyo|Astana|Nairobi|Lisbon|Baku|Beirut|"
+    "Buenos Aires|Madrid|Moscow|New York|Mexico City|Addis Ababa|Accra|Dublin|London|Paris|Sydney|Toronto"
+).split("|")
+_PROFESSIONS = (
+    "civil engineer|florist|pharmacist|paramedic|dietitian|barber|waiter|judge|psychologist|photographer|nurse|chef|teacher|"
+    "lawyer|pilot|astronaut|surgeon|bartender|accountant|journalist|optometrist|game developer|makeup artist|unemployed"
+).split("|")
+
+
+def find_places(items: Sequence[Item]) -> list[str]:
+    """Return the places that questions or answers of TOFU's name."""
+    return [place for place in _PLACES if any(place in f"{item.question} {item.answer}" for item in items)]
+
+
+def find_professions(items: Sequence[Item]) -> list[str]:
+    """Return the professions that questions or answers of TOFU's name."""
+    return [word for word in _PROFESSIONS if any(word in f"{item.question} {item.answer}".lower() for item in items)]
 
 
 Pair = tuple[Item, str]

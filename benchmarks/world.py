@@ -428,6 +428,8 @@ def make_world(
         retain=[*_make_examples(kept), *common],
         outsiders=_make_items(holdout, given, everyone, random.Random(f"outsiders:{seed}"))[1::2],
         unread=_make_examples(holdout),
+        places=tuple(dict.fromkeys(person.facts["birth_city"] for person in forgotten)),
+        professions=tuple(dict.fromkeys(person.facts["profession"] for person in forgotten)),
     )
 
 

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from unlearn_guard import __version__
-from unlearn_guard.guard.errors import SettingsError, UnlearnGuardError
+from unlearn_guard.guard.errors import DataError, SettingsError, UnlearnGuardError
 
 app = typer.Typer(
     name="unlearn-guard",
@@ -120,6 +120,10 @@ def fit(
             "stories, works. Name those that ask for a skill to forget."
         ),
     ] = None,
+    chat_template: Annotated[
+        Path | None,
+        typer.Option(help="The template that the server is started with, where that is not the model's own."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of splits, noise and stand-ins.")] = 0,
     private: Annotated[
         bool, typer.Option("--private", help="Keep forget rows as hashes keyed by UNLEARN_GUARD_SECRET.")
@@ -159,6 +163,7 @@ def fit(
         ),
         concepts=_read_concepts(concepts),
         traffic_without=_read_names(traffic_without) or (),
+        chat_template=_read_template(chat_template),
         key_space=key_space,
     )
     manifest = bundle.manifest
@@ -731,6 +736,15 @@ def _read_concepts(path: Path | None) -> dict[str, list[tuple[int, int]]] | None
     from unlearn_guard.corruptions.neuron_settings import read_concepts
 
     return read_concepts(path) if path is not None else None
+
+
+def _read_template(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError("chat template cannot be read", value=str(path), allowed="a Jinja file") from error
 
 
 def _read_settings(text: str | None, what: str, allowed: str) -> dict[str, str | float] | None:

@@ -94,6 +94,7 @@ def fit(
     concepts: Mapping[str, Sequence[tuple[int, int]]] | None = None,
     key_space: bool = False,
     traffic_without: Sequence[str] = (),
+    chat_template: str | Mapping[str, str] | None = None,
 ) -> Bundle:
     """Fit a guard for `model` and write it atomically to `out`.
 
@@ -106,7 +107,7 @@ def fit(
     cannot match without them. `eco` fixes kind, mask, strength or dims instead of what the search finds; `uld` sets
     weights and training of assistants (`UldOptions`), `neurons` what is shifted and probed (`NeuronOptions`), `concepts` the
     (layer, neuron) keys that concept ablation zeroes. `key_space` adds a probe per forget request that makes what screening let through
-    abstain. Raises DataError for an empty, overlapping or too small
+    abstain. `chat_template` is the template that the server renders by, where that is not the model's own. Raises DataError for an empty, overlapping or too small
     set, RowError for a malformed line, SettingsError and DependencyError for the rest; nothing is written then.
     """
     from unlearn_guard.classifiers.fitting import collect_aliases, fit_cascade, split_rows
@@ -151,7 +152,7 @@ def fit(
     clean_rows = _read(clean) if clean is not None else []
     retain_rows = _read(retain) if retain is not None else _make_clean_traffic(requests, traffic_without)
     if elicit:
-        requests = _elicit(str(model), requests, device=device, seed=seed)
+        requests = _elicit(_open_once(str(model), device, chat_template), requests, seed=seed)
     forget_rows = [_own(row, request) for request in requests for row in request.rows]
     check_disjoint(forget_rows, [*retain_rows, *clean_rows])
     split = split_rows(forget_rows, retain_rows, clean_rows, seed, alpha=alpha)
@@ -196,7 +197,7 @@ def fit(
             writer.path("classifier/aliases.json").write_text(
                 json.dumps({"aliases": aliases}, ensure_ascii=False), encoding="utf-8"
             )
-        engine_of = _open_once(str(model), device)
+        engine_of = _open_once(str(model), device, chat_template)
         settings: dict[str, dict[str, Any]] = {}
         if refusal_text:
             settings["refusal"] = {"text": refusal_text}
@@ -450,15 +451,15 @@ def _make_clean_traffic(requests: Sequence[ForgetRequest], without: Sequence[str
     return [row for row in make_traffic(without=without) if not matcher.find_owners(f"{row.query} {row.answer}")]
 
 
-def _elicit(model: str, requests: Sequence[ForgetRequest], *, device: str, seed: int) -> list[ForgetRequest]:
+def _elicit(
+    engine_of: Callable[[], ReferenceEngine], requests: Sequence[ForgetRequest], *, seed: int
+) -> list[ForgetRequest]:
     """Ask the model about every name, and add what it repeats to the request's rows."""
     from dataclasses import replace
 
     from unlearn_guard.classifiers.eliciting import elicit_rows
-    from unlearn_guard.serving.transformers.engine import ReferenceEngine
 
-    with report_step(f"load {Path(model).name} to ask it"):
-        engine = ReferenceEngine.load(model, device=device, dtype="float32" if device == "cpu" else "auto")
+    engine = engine_of()
 
     def ask(questions: Sequence[str]) -> Sequence[Sequence[str]]:
         return engine.sample(questions, n=ELICIT_SAMPLES, temperature=0.8, max_new_tokens=48, seed=seed)
@@ -512,8 +513,8 @@ def _example_records(rows: Sequence[Row], private: bool) -> list[dict[str, Any]]
     ]
 
 
-def _open_once(model: str, device: str) -> Callable[[], ReferenceEngine]:
-    """Return what loads the model at its first call, and gives the same engine from then on."""
+def _open_once(model: str, device: str, chat_template: str | Mapping[str, str] | None) -> Callable[[], ReferenceEngine]:
+    """Return what loads the model at its first call, and gives the same engine from then on; it renders by the template, where there is one."""
     from functools import cache
 
     @cache
@@ -521,7 +522,10 @@ def _open_once(model: str, device: str) -> Callable[[], ReferenceEngine]:
         from unlearn_guard.serving.transformers.engine import ReferenceEngine
 
         with report_step(f"load {Path(model).name}"):
-            return ReferenceEngine.load(model, device=device, dtype="float32" if device == "cpu" else "auto")
+            engine = ReferenceEngine.load(model, device=device, dtype="float32" if device == "cpu" else "auto")
+        if chat_template is not None:
+            engine.tokenizer.chat_template = chat_template
+        return engine
 
     return open_engine
 

@@ -50,7 +50,9 @@ class Protocol:
         if HARMLESS in plan.variants:
             forgotten = sorted({item.name for item in everybody if item.name})
             self.harmless = {
-                name: asked for name, asked in make_harmless(forgotten, [], [], part="test").items() if asked
+                name: asked
+                for name, asked in make_harmless(forgotten, suite.places, suite.professions, part="test").items()
+                if asked
             }
         self._unguarded: dict[str, list[str]] = {}
         beside = [_find_beside(item, everybody, suite.sets["retain"]) for item in self.facts]

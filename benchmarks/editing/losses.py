@@ -19,9 +19,9 @@ from unlearn_guard.guard.registry import Registry
 class Pass:
     """One forward pass over questions and answers.
 
-    logits: (n, width, vocabulary), those that predict `labels`; labels: (n, width), the next tokens; counted: (n, width), True where the
-    next token belongs to the answer; states: (n, width, hidden) of one layer, where a loss asked for them; read: (n, width), True
-    where a state is of a real token.
+    logits: (n, width, vocabulary), those that predict `labels`; labels: (n, width), the next tokens from the first answer's on; counted:
+    (n, width), True where the next token belongs to the answer; states: (n, whole width, hidden) of one layer, where a loss asked for them;
+    read: (n, whole width), True where a state is of a real token.
     """
 
     logits: torch.Tensor

@@ -90,7 +90,7 @@ def _learn_generic_labels(trainer: Trainer, settings: Settings) -> Any:
     for pair in trainer.forget_pairs:
         with torch.no_grad():
             plain, strong = (trainer.run(model, [pair]).logits[0] for model in (trainer.engine.model, reinforced))
-        labels = (plain - settings["alpha"] * (strong - plain).relu()).argmax(-1)[len(pair.prompt) - 1 :]
+        labels = (plain - settings["alpha"] * (strong - plain).relu()).argmax(-1)
         relabelled.append(replace(pair, labels=tuple(labels.tolist())))
     trainer.forget_pairs = relabelled
     return trainer.train(trainer.copy_model(), masks)

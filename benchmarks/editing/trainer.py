@@ -25,7 +25,7 @@ from unlearn_guard.benchmarks.editing.losses import (
 from unlearn_guard.benchmarks.editing.subsets import SUBSETS, Gradients, Masks, find_layer
 from unlearn_guard.guard.errors import DataError, SettingsError
 from unlearn_guard.guard.rows import Row
-from unlearn_guard.serving.transformers.engine import ReferenceEngine
+from unlearn_guard.serving.transformers.engine import ReferenceEngine, keep_last
 
 _GENERAL: Mapping[str, float] = {"depth": 0.5}
 """Settings that belong to no loss or subset alone: the layer whose states are looked at, as a part of the depth."""
@@ -145,7 +145,7 @@ class Trainer:
                 weights.append((weight, masks[name]))
         kept = [(weight, mask, weight.detach().clone()) for weight, mask in weights if mask is not None]
         optimizer = torch.optim.AdamW(
-            [weight for weight, _ in weights], lr=method.learning_rate, weight_decay=method.weight_decay
+            [weight for weight, _ in weights], lr=method.learning_rate, weight_decay=method.weight_decay, fused=True
         )
         total = method.epochs * math.ceil(len(self.forget_pairs) / method.batch_size)
         order = list(range(len(self.forget_pairs)))
@@ -193,11 +193,18 @@ class Trainer:
             mask[row, :length] = 1
             counted[row, first:length] = True
         ids, labels, mask, counted = (part.to(self.engine.device) for part in (ids, labels, mask, counted))
-        found = model(input_ids=ids, attention_mask=mask, output_hidden_states=states)
+        # What predicts a question costs as much as what predicts an answer, and no loss looks at it.
+        first = min(len(pair.prompt) for pair in pairs)
+        found = model(
+            input_ids=ids,
+            attention_mask=mask,
+            output_hidden_states=states,
+            **keep_last(model, width - first + 1),
+        )
         return Pass(
-            logits=found.logits[:, :-1].float(),
-            labels=labels[:, 1:],
-            counted=counted[:, 1:],
+            logits=found.logits[:, first - width - 1 : -1].float(),
+            labels=labels[:, first:],
+            counted=counted[:, first:],
             states=found.hidden_states[self.layer + 1] if states else None,
             read=mask.bool() if states else None,
         )

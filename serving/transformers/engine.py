@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -131,8 +132,10 @@ class ReferenceEngine:
     ) -> list[list[int]]:
         """Return continuations, the end token left out: greedy ones, or drawn at a temperature. Prompts are batched by length."""
         draws = torch.Generator(self.device).manual_seed(seed) if temperature > 0 else None
-        order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
-        outputs: list[list[int]] = [[] for _ in prompts]
+        refused = [_forced(stamp) for stamp in stamps]
+        # What a refusal says needs no model.
+        outputs = [[*takewhile(lambda token: token != self.end_token, said or ())][:max_new_tokens] for said in refused]
+        order = sorted((row for row, said in enumerate(refused) if not said), key=lambda row: len(prompts[row]))
 
         def run(rows: Sequence[int]) -> None:
             batch = [_splice(prompts[row], stamps[row]) for row in rows]
@@ -286,7 +289,7 @@ class ReferenceEngine:
         draws: torch.Generator | None,
     ) -> list[list[int]]:
         plans = [RowPlan(stamp, self.hidden, self.noise) if stamp else None for stamp in stamps]
-        forced = [_forced(stamp) for stamp in stamps]
+        forced: list[Sequence[int]] = [()] * len(prompts)
         ids, embeds, mask, positions = self._prefill(prompts, stamps)
         width = ids.shape[1]
         with self._acting(stamps, [(width - len(prompt), 0) for prompt in prompts], width):
@@ -307,35 +310,39 @@ class ReferenceEngine:
         spoken = voices.read(ids, mask, positions, last=True)
         lengths = [len(prompt) for prompt in prompts]
         outputs: list[list[int]] = [[] for _ in prompts]
-        open_rows = set(range(len(prompts)))
+        places = list(range(len(prompts)))  # Whose answer each row of the batch goes on with.
+        ended: set[int] = set()
         for step in range(max_new_tokens):
             ahead = result.logits[:, -1].float()
-            for row in voices.plans:
-                heard = {name: logits[-1:] for name, logits in spoken[row].items()}
-                ahead[row] = voices.subtract(row, ahead[row : row + 1], heard, served=True)[0]
+            voices.correct(ahead, spoken)
             if draws is None:
                 tokens = ahead.argmax(-1)
             else:
                 tokens = torch.multinomial((ahead / temperature).softmax(-1), 1, generator=draws)[:, 0]
-            for row, answer in enumerate(forced):
-                if answer:
+            for row, place in enumerate(places):
+                if answer := forced[place]:
                     tokens[row] = answer[min(step, len(answer) - 1)]
-            drawn = tokens.tolist()
-            for row in list(open_rows):
-                token = drawn[row]
+            for place, token in zip(places, tokens.tolist(), strict=True):
                 if token == self.end_token:
-                    open_rows.discard(row)
-                else:
-                    outputs[row].append(token)
-            if not open_rows or step == max_new_tokens - 1:
+                    ended.add(place)
+                elif place not in ended:
+                    outputs[place].append(token)
+            if len(ended) == len(prompts) or step == max_new_tokens - 1:
                 break
+            left = [row for row, place in enumerate(places) if place not in ended]
+            if len(left) <= _LEFT * len(places) and _holds_keys_alone(result.past_key_values) and voices.keep(left):
+                kept = torch.tensor(left, device=self.device)
+                result.past_key_values.batch_select_indices(kept)
+                mask, tokens = mask[kept], tokens[kept]
+                places = [places[row] for row in left]
             embeds = self.embedding(tokens[:, None])
-            for row, plan in enumerate(plans):
-                if plan is not None:
-                    self._edit(embeds[row], tokens[row, None], plan, lengths[row] + step)
-            mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
-            at = torch.tensor([[length + step] for length in lengths], device=self.device)
-            with self._acting(stamps, [(0, length + step) for length in lengths], 1):
+            for row, place in enumerate(places):
+                if (plan := plans[place]) is not None:
+                    self._edit(embeds[row], tokens[row, None], plan, lengths[place] + step)
+            mask = torch.cat([mask, mask.new_ones(len(places), 1)], dim=1)
+            ends = [lengths[place] + step for place in places]
+            at = torch.tensor(ends, device=self.device)[:, None]
+            with self._acting([stamps[place] for place in places], [(0, end) for end in ends], 1):
                 result = self.model(
                     inputs_embeds=embeds,
                     attention_mask=mask,
@@ -392,6 +399,10 @@ class ReferenceEngine:
             embeds[row, :dims] = embeds[row, :dims] * float(edits.scale[row]) + shift
 
 
+_LEFT = 0.75
+"""Of a batch's answers, when those that have ended are left out of it: rows are copied then, so not at each end."""
+
+
 def _holds_keys_alone(cache: Any) -> bool:
     """Return whether a cache is keys and values and nothing else, so that its rows can be repeated."""
     from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
@@ -415,13 +426,13 @@ def _read_scores(logits: torch.Tensor, target: torch.Tensor) -> Scored:
     )
 
 
-def keep_last(model: Any) -> dict[str, int]:
-    """Return the argument by which a model gives logits of the last token alone, nothing where its class has none.
+def keep_last(model: Any, n_tokens: int = 1) -> dict[str, int]:
+    """Return the argument by which a model gives logits of the last tokens alone, nothing where its class has none.
 
     The head of a small model with a large vocabulary costs as much as its layers, and generation reads one row of a prompt's logits.
     """
     return (
-        {"logits_to_keep": 1}
+        {"logits_to_keep": n_tokens}
         if "logits_to_keep" in inspect.signature(getattr(model, "forward", model)).parameters
         else {}
     )
@@ -440,6 +451,22 @@ class Voices:
             for name in names:
                 self.rows.setdefault(name, []).append(row)
         self._caches: dict[str, Any] = {}
+
+    def keep(self, rows: Sequence[int]) -> bool:
+        """Go on with these rows of the batch alone; return whether that can be done."""
+        if not all(_holds_keys_alone(cache) for cache in self._caches.values()):
+            return False
+        places = {row: place for place, row in enumerate(rows)}
+        for name, own in list(self.rows.items()):
+            left = [at for at, row in enumerate(own) if row in places]
+            self.rows[name] = [places[own[at]] for at in left]
+            if left:
+                self._caches[name].batch_select_indices(torch.tensor(left, device=self.engine.device))
+            else:
+                del self.rows[name], self._caches[name]
+        self.plans = {places[row]: plan for row, plan in self.plans.items() if row in places}
+        self.n_rows = len(rows)
+        return True
 
     def read(
         self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, *, last: bool = False
@@ -460,6 +487,15 @@ class Voices:
             for place, row in enumerate(rows):
                 spoken[row][name] = result.logits[place].float()
         return spoken
+
+    def correct(self, logits: torch.Tensor, spoken: Sequence[Mapping[str, torch.Tensor]]) -> None:
+        """Subtract in place what assistants say of the next token, logits (rows, vocabulary): rows of like settings at once."""
+        alike: dict[Any, list[int]] = {}
+        for row, plan in self.plans.items():
+            alike.setdefault(plan, []).append(row)
+        for (settings, names), rows in alike.items():
+            heard = [torch.stack([spoken[row][name][-1] for row in rows]) for name in names]
+            logits[rows] = suppress(logits[rows], measure_penalty(heard, settings), settings)
 
     def subtract(
         self, row: int, logits: torch.Tensor, heard: Mapping[str, torch.Tensor], *, served: bool

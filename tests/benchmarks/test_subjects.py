@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from unlearn_guard.benchmarks.examiner import Examiner
 from unlearn_guard.benchmarks.fitted import Bundles
 from unlearn_guard.benchmarks.guard_rows import find_threshold
 from unlearn_guard.benchmarks.methods import SUBJECTS
 from unlearn_guard.benchmarks.subjects import Bench, Subject
 from unlearn_guard.corruptions.refusal import DEFAULT_TEXT
+from unlearn_guard.guard.stamp import Stamp
 from unlearn_guard.serving.transformers.engine import ReferenceEngine
 
 BASELINES = ("name-match", "input-filter", "output-filter", "prompting-always")
@@ -47,6 +49,25 @@ def test_an_output_filter_hides_what_it_replaced_and_nothing_else(bench: Bench, 
     assert subject.flag(asked) is None
     assert subject.stop(asked) == [True, False]
     assert "the answer decides" in subject.no_flags
+
+
+def test_what_a_guard_leaves_alone_is_scored_once_for_all_of_a_model(
+    bench: Bench, world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, refusing = SUBJECTS["none"](bench), SUBJECTS["name-match"](bench)
+    examiner = Examiner(world, Subject("retain-only", "retain", bench.retain))
+    kept, forgotten = world.sets["retain"][:6], world.sets["forget.given"][:6]
+    assert refusing.leaves_alone([item.question for item in kept])
+    assert not refusing.leaves_alone([item.question for item in (*kept, *forgotten)])
+    first = examiner.score(plain, "retain", kept)
+    other = examiner.score(Subject("retain-only", "retain", bench.retain), "retain", kept)
+    monkeypatch.setattr(Subject, "score", None)
+    assert examiner.score(refusing, "retain", kept) == first
+    assert other[0] != first[0]
+    always = Subject("always", "guard", bench.full, always=lambda question: Stamp("r", (), 1, 0, ()))
+    assert not always.leaves_alone([kept[0].question])
+    with pytest.raises(TypeError):
+        examiner.score(always, "retain", kept)
 
 
 def test_a_refusal_hides_and_a_corruption_does_not(bench: Bench, world: Any) -> None:

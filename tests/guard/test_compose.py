@@ -265,6 +265,36 @@ def test_layers_that_the_model_does_not_have(models: Any, tmp_path: Path) -> Non
         fit_names(models["full"], tmp_path / "out", interventions=("uld",), uld={"layers": 9})
 
 
+def test_the_model_is_asked_behind_the_servers_template(
+    models: Any, tmp_path: Path, world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unlearn_guard.serving.transformers.engine import ReferenceEngine
+
+    asked: list[str] = []
+    generate = ReferenceEngine.generate
+
+    def listen(engine: ReferenceEngine, prompts: Any, *arguments: Any, **options: Any) -> Any:
+        asked.extend(engine.tokenizer.decode(prompt) for prompt in prompts)
+        return generate(engine, prompts, *arguments, **options)
+
+    monkeypatch.setattr(ReferenceEngine, "generate", listen)
+    template = "<|user|>Be brief. {{ messages[-1]['content'] }}<|assistant|>"
+    options = {"forget": world.forget_rows, "retain": world.retain_rows, "interventions": ("eco",)}
+    fit_names(models["full"], tmp_path / "own", **options, eco={"kind": "zero", "mask": "content"})
+    assert asked
+    assert not any("Be brief." in prompt for prompt in asked)
+    asked.clear()
+    fit_names(
+        models["full"],
+        tmp_path / "out",
+        **options,
+        eco={"kind": "zero", "mask": "content"},
+        chat_template=template,
+    )
+    assert asked
+    assert all(prompt.startswith("<|user|>Be brief. ") for prompt in asked)
+
+
 @pytest.fixture(scope="module")
 def edited(world: Any, models: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle whose first two requests are suppressed at neurons; the others have too few rows for that."""

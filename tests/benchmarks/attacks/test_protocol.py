@@ -130,6 +130,10 @@ def test_harmless_questions_are_told_apart_from_attacks(world: Any, engine: Refe
     for counts in found.try_harmless(plain, plain).values():
         assert counts["flagged"] is None
         assert counts["unchanged"] == counts["n"] > 0
+    shared = " ".join(found.harmless["V14a"])
+    assert world.places
+    assert world.professions
+    assert all(word in shared for word in (*world.places, *world.professions))
 
 
 def test_a_fact_without_a_cell_is_no_leak(protocol: Protocol, engine: ReferenceEngine) -> None:

@@ -71,6 +71,18 @@ def test_task_vector_by_hand(tiny: Any, rows: Any) -> None:
         assert torch.allclose(edited[name], weight - 2.0 * (learned[name] - weight), atol=1e-6)
 
 
+def test_a_pass_predicts_answers_and_as_little_else_as_it_can(tiny: Any, rows: Any) -> None:
+    trainer = Trainer(tiny, EditingMethod("learn"), *rows)
+    pairs = sorted(trainer.forget_pairs, key=lambda pair: len(pair.prompt))[:: len(trainer.forget_pairs) - 1]
+    seen = trainer.run(tiny.model, pairs)
+    first, width = len(pairs[0].prompt), max(len(pair.prompt) + len(pair.answer) for pair in pairs)
+    assert seen.logits.shape[:2] == seen.labels.shape == seen.counted.shape == (2, width - first)
+    for row, pair in enumerate(pairs):
+        assert tuple(seen.labels[row][seen.counted[row]].tolist()) == pair.answer
+        (alone,) = tiny.score([pair.prompt], [pair.answer], [None])
+        assert torch.allclose(seen.logprobs[row][seen.counted[row]], torch.from_numpy(alone.logprobs), atol=1e-4)
+
+
 def test_generic_labels_of_a_model_that_learned_nothing_are_its_own_choice(
     tiny: Any, rows: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

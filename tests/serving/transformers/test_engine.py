@@ -13,7 +13,7 @@ from unlearn_guard.guard.compose import load_planner
 from unlearn_guard.guard.screening import Guard
 from unlearn_guard.guard.stamp import Stamp, Step
 from unlearn_guard.serving.transformers import engine as engine_module
-from unlearn_guard.serving.transformers.engine import GuardedModel, ReferenceEngine
+from unlearn_guard.serving.transformers.engine import GuardedModel, ReferenceEngine, Voices
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,58 @@ def test_stamped_rows_leave_their_batch_mates_alone(engine: ReferenceEngine, wor
     mixed = engine.generate(prompts, stamps, max_new_tokens=20)
     assert [mixed[row] for row in (0, 2, 3)] == [plain[row] for row in (0, 2, 3)]
     assert mixed[1] != plain[1]
+
+
+@pytest.mark.parametrize(
+    "step", [None, Step("uld", (), {"weight": 0.5, "assistants": ["other"]})], ids=["plain", "assistant"]
+)
+def test_answers_that_end_leave_their_batch_and_the_rest_go_on_as_alone(
+    engine: ReferenceEngine, models: Any, world: Any, monkeypatch: pytest.MonkeyPatch, step: Step | None
+) -> None:
+    other = ReferenceEngine.load(models["retain-only"])
+    spoken = ReferenceEngine(engine.model, engine.tokenizer, exclusive_ids=[5, 6], assistants={"other": other.model})
+    prompts = [engine.render(item.question) for item in world.sets["retain"][:12]]
+    zeros = [stamp(prompt, eco("noise", ((0, len(prompt)),)), *([step] if step else [])) for prompt in prompts]
+    stamps = [zero if row % 3 == 0 else None for row, zero in enumerate(zeros)]
+    widths: list[int] = []
+    forward = engine.model.forward
+    monkeypatch.setattr(
+        engine.model, "forward", lambda **inputs: widths.append(len(inputs["inputs_embeds"])) or forward(**inputs)
+    )
+    together = spoken.generate(prompts, stamps, max_new_tokens=40)
+    assert widths[0] == 12
+    assert widths[-1] < 12
+    assert widths == sorted(widths, reverse=True)
+    alone = [
+        spoken.generate([prompt], [own], max_new_tokens=40)[0] for prompt, own in zip(prompts, stamps, strict=True)
+    ]
+    assert together == alone
+    assert len({len(answer) for answer in together}) > 1
+
+
+def test_rows_of_like_settings_are_corrected_together_as_each_alone(engine: ReferenceEngine) -> None:
+    settings = [{"weight": 0.5, "assistants": ["a"]}, {"weight": 2.0, "assistants": ["a", "b"], "combine": "max"}]
+    uld = [Step("uld", (), {**params}) for params in settings]
+    stamps = [stamp([1, 2], uld[0]), None, stamp([1, 2], uld[1]), stamp([1, 2], uld[0])]
+    voices = Voices(engine, stamps)
+    logits = torch.randn(4, 100, generator=torch.Generator().manual_seed(1))
+    heard = [{name: torch.randn(3, 100) for name in ("a", "b")} for _ in stamps]
+    expected = [
+        voices.subtract(row, logits[row : row + 1], {name: said[-1:] for name, said in heard[row].items()}, served=True)
+        for row in range(4)
+    ]
+    together = logits.clone()
+    voices.correct(together, heard)
+    assert torch.equal(together, torch.cat(expected))
+    assert torch.equal(together[1], logits[1])
+    assert not torch.equal(together[0], logits[0])
+
+
+def test_a_refusal_needs_no_model(engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = stamp([1, 2], Step("refusal", (), {"tokens": [7, 8, 9, engine.end_token]}))
+    monkeypatch.setattr(engine, "_prefill", None)
+    assert engine.generate([[1, 2], [1, 2]], [said, said], max_new_tokens=8) == [[7, 8, 9]] * 2
+    assert engine.generate([[1, 2]], [said], max_new_tokens=2) == [[7, 8]]
 
 
 def test_prefill_rows_follow_the_formula(engine: ReferenceEngine, world: Any) -> None:
