@@ -112,6 +112,8 @@ class Suite:
             content["passages"] = asdict(self.passages)
         if self.sequels:
             content["sequels"] = [asdict(sequel) for sequel in self.sequels]
+        if self.places or self.professions:
+            content["shared"] = [self.places, self.professions]
         return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=True).encode()).hexdigest()[:16]
 
 

@@ -10,7 +10,7 @@ import json
 import random
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -346,39 +346,45 @@ def _attack(
             tally.add(detectors, [f"{name}+{variant.upper()}"], prompt, item.answer, item.subject)
 
 
-def _measure_tofu(tally: Tally, notes: dict[str, Any], folder: Path, part: Part, limit: int | None, seed: int) -> None:
-    """TOFU forget10 in two folds: fitted on even rows and tested on odd ones, and the other way round."""
-    full = load_table("full")
-    names = _read_author_names()
-    keys = load_keys()
+@dataclass(frozen=True, slots=True)
+class _Authors:
+    """TOFU's rows as the detection benchmark cuts them: by author, then by who forgets, fits and is asked.
+
+    questions: paraphrased ones by the question that they reword, of the test part alone.
+    """
+
+    forget: list[Item]
+    fitted: list[Item]
+    clean: dict[str, list[Item]]
+    questions: dict[str, str]
+
+
+def _read_authors(part: Part, seed: int) -> _Authors:
+    full, names, keys = load_table("full"), _read_author_names(), load_keys()
     rng = random.Random(f"tofu:{seed}")
     kept = list(range(180))
     rng.shuffle(kept)
     forgotten = list(range(180, 200))
     if part == "dev":  # Other authors stand in for the forgotten ones; forget10 is not read.
         forgotten, kept = kept[:20], kept[20:]
-    test_authors, fit_authors = kept[:_N_TEST_AUTHORS], kept[_N_TEST_AUTHORS:]
     perturbed = {row["question"]: row for row in load_table("forget10_perturbed")} if part == "test" else {}
 
-    def items_of(author: int) -> list[Item]:
-        items = []
-        for row in full[author * 20 : author * 20 + 20]:
-            extra = perturbed.get(row["question"], {})
-            items.append(
-                Item(
-                    row["question"],
-                    row["answer"],
-                    subject=f"author-{author:03d}",
-                    paraphrase=extra.get("paraphrased_answer", ""),
-                    wrong=tuple(extra.get("perturbed_answer", ())),
-                    named=bool(names[author]) and names[author].casefold() in row["question"].casefold(),
-                    key=keys.get(row["question"], ""),
-                    name=names[author],
-                )
-            )
-        return items
+    def read(row: dict[str, Any], author: int) -> Item:
+        extra = perturbed.get(row["question"], {})
+        return Item(
+            row["question"],
+            row["answer"],
+            subject=f"author-{author:03d}",
+            paraphrase=extra.get("paraphrased_answer", ""),
+            wrong=tuple(extra.get("perturbed_answer", ())),
+            named=bool(names[author]) and names[author].casefold() in row["question"].casefold(),
+            key=keys.get(row["question"], ""),
+            name=names[author],
+        )
 
-    retain_items = [item for author in test_authors for item in items_of(author)]
+    def read_all(authors: Sequence[int]) -> list[Item]:
+        return [read(row, author) for author in authors for row in full[author * 20 : author * 20 + 20]]
+
     holdout = [
         Item(row["question"], row["answer"], subject=f"holdout-{number // 20:03d}")
         for number, row in enumerate(load_table("holdout10"))
@@ -387,61 +393,62 @@ def _measure_tofu(tally: Tally, notes: dict[str, Any], folder: Path, part: Part,
         name: [Item(row["question"], row["answer"]) for row in load_table(name)]
         for name in ("real_authors", "world_facts")
     }
+    return _Authors(
+        forget=read_all(forgotten),
+        fitted=read_all(kept[_N_TEST_AUTHORS:]),
+        clean={"retain": read_all(kept[:_N_TEST_AUTHORS]), "holdout": holdout, **facts},
+        questions={question: row.get("paraphrased_question", "") for question, row in perturbed.items()},
+    )
+
+
+def _measure_tofu(tally: Tally, notes: dict[str, Any], folder: Path, part: Part, limit: int | None, seed: int) -> None:
+    """TOFU forget10 in two folds: fitted on even rows and tested on odd ones, and the other way round."""
+    authors = _read_authors(part, seed)
     general = {name: read_general(name)[:limit] for name in GENERAL}
-    retain_rows = [_to_row(item) for author in fit_authors for item in items_of(author)]
     clean_cells: list[tuple[str, bool]] = []
-    latencies: dict[str, list[float]] = {}
     for fold in (0, 1):
-        forget_items = [item for author in forgotten for item in items_of(author)]
-        given, unseen = forget_items[fold::2], forget_items[1 - fold :: 2]
+        given, unseen = authors.forget[fold::2], authors.forget[1 - fold :: 2]
         detectors = Detectors(
             [replace(_to_row(item), aliases=(item.name,) if item.name else ()) for item in given],
-            retain_rows,
+            [_to_row(item) for item in authors.fitted],
             [],
             folder / f"tofu-{fold}",
             alpha=ALPHA,
             seed=seed,
         )
         notes[f"tofu.fold{fold}"] = _describe(detectors)
-        tail = f"+fold{fold}"
-        for item in unseen:
-            kind = "+named" if item.named else "+nameless"
-            base = "tofu.forget.unseen"
-            tally.add(
-                detectors,
-                [base, base + tail, base + kind, base + kind + tail],
-                item.question,
-                item.answer,
-                item.subject,
-            )
-        for item in unseen:
-            question = perturbed.get(item.question, {}).get("paraphrased_question", "")
-            if question:
-                kind = "+named" if item.name.casefold() in question.casefold() else "+nameless"
-                base = "tofu.forget.paraphrase"
-                tally.add(detectors, [base, base + tail, base + kind], question, item.answer, item.subject)
-        for name, items in {"retain": retain_items, "holdout": holdout, **facts}.items():
+        _measure_unseen(tally, detectors, unseen, authors.questions, f"+fold{fold}")
+        for name, items in authors.clean.items():
             for item in items:
-                found = tally.add(
-                    detectors,
-                    [f"tofu.{name}", f"tofu.{name}{tail}", "clean.tofu"],
-                    item.question,
-                    item.answer,
-                    item.subject,
-                )
+                cells = [f"tofu.{name}", f"tofu.{name}+fold{fold}", "clean.tofu"]
+                found = tally.add(detectors, cells, item.question, item.answer, item.subject)
                 clean_cells.append((item.subject or item.question, found["guard"][0]))
         for name, items in general.items():
             for item in items:
-                start = time.perf_counter()
                 tally.add(detectors, [f"general.{name}", "clean.general"], item.question, item.answer)
-                latencies.setdefault(name, []).append(time.perf_counter() - start)
-        clean_pool = [*retain_items[:200], *general["triviaqa"][:200]]
+        retain = authors.clean["retain"]
+        clean_pool = [*retain[:200], *general["triviaqa"][:200]]
         _attack(tally, detectors, "tofu.forget.unseen", [item for item in unseen if item.named], clean_pool, part)
         if fold == 0:
-            _measure_clean_transforms(tally, detectors, general, retain_items, part, limit)
-            _measure_harmless(tally, detectors, forget_items, part)
+            _measure_clean_transforms(tally, detectors, general, retain, part, limit)
+            _measure_harmless(tally, detectors, authors.forget, part)
     low, high = bootstrap_groups(clean_cells, seed=seed)
     notes["clean.tofu"] = {"flagged_low_by_author": low, "flagged_high_by_author": high}
+
+
+def _measure_unseen(
+    tally: Tally, detectors: Detectors, unseen: Sequence[Item], paraphrases: Mapping[str, str], tail: str
+) -> None:
+    """Screen the questions that `fit` did not see, and their paraphrases; `tail` names the fold."""
+    for item in unseen:
+        kind, base = "+named" if item.named else "+nameless", "tofu.forget.unseen"
+        cells = [base, base + tail, base + kind, base + kind + tail]
+        tally.add(detectors, cells, item.question, item.answer, item.subject)
+    for item in unseen:
+        if question := paraphrases.get(item.question, ""):
+            kind = "+named" if item.name.casefold() in question.casefold() else "+nameless"
+            base = "tofu.forget.paraphrase"
+            tally.add(detectors, [base, base + tail, base + kind], question, item.answer, item.subject)
 
 
 def _measure_clean_transforms(

@@ -69,7 +69,7 @@ class Examiner:
         self._losses: dict[str, float] = {}
         self._min_k = 0.5
         self._passages_auc: float | None = None
-        self._plain: WeakKeyDictionary[Any, dict[str, tuple[dict[str, Any], list[float], list[Scored]]]] = (
+        self._plain: WeakKeyDictionary[Any, dict[tuple[str, ...], tuple[dict[str, Any], list[float], list[Scored]]]] = (
             WeakKeyDictionary()
         )
         """Scores of sets of which nothing is done to any question, by the model: guards leave most sets to one and the same."""
@@ -94,7 +94,11 @@ class Examiner:
             start = time.perf_counter()
             outputs = subject.answer(questions, max_new_tokens=self.max_new_tokens)
             generation += time.perf_counter() - start
-            n_tokens += sum(len(subject.engine.tokenizer(output).input_ids) + 1 for output in outputs)
+            n_tokens += sum(
+                len(subject.engine.tokenizer(output).input_ids) + 1
+                for output, refused in zip(outputs, subject.refuses(questions), strict=True)
+                if not refused  # What is refused here is not decoded.
+            )
             answers[name] = outputs
             found, recall = metrics.measure_outputs(items, outputs, self.vocabulary)
             if self.vocabulary is None:
@@ -147,9 +151,10 @@ class Examiner:
         if not subject.leaves_alone(questions):
             return self._score(subject, name, items)
         known = self._plain.setdefault(subject.engine.model, {})
-        if name not in known:
-            known[name] = self._score(subject, name, items)
-        scores, ratios, truth = known[name]
+        key = (name, *questions)
+        if key not in known:
+            known[key] = self._score(subject, name, items)
+        scores, ratios, truth = known[key]
         return dict(scores), ratios, truth
 
     def _score(
@@ -309,7 +314,11 @@ class Examiner:
         if subject.kind != "guard":
             reasons["cost.decode_ratio"] = NOTHING_DECODES
             return None
-        asked = [item.question for item in self.suite.sets["retain"]][:_N_TIMED]
+        kept = [item.question for item in self.suite.sets["retain"]][:_N_TIMED]
+        asked = [question for question, refused in zip(kept, subject.refuses(kept), strict=True) if not refused]
+        if not asked:
+            reasons["cost.decode_ratio"] = "every question is refused"
+            return None
         seconds: dict[str, list[float]] = {"own": [], "plain": []}
         for _ in range(_N_TURNS):
             for which, engine in (("own", subject), ("plain", self.reference)):

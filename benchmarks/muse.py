@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -56,74 +56,44 @@ def load_muse(
     """
     if corpus not in ("News", "Books"):
         raise SettingsError("MUSE corpus", value=corpus, allowed="News, Books")
-
-    def read(config: str, split: str) -> list[dict[str, str]]:
-        name = split if config == "knowmem" else f"{config}_{split}"
-        hub = HUB.format(corpus=corpus)
-        return read_table("muse", f"{corpus.lower()}_{name}", hub=hub, config=config, split=split)
-
-    def read_pairs(split: str) -> list[Pair]:
-        return [Pair(row["question"], row["answer"], split) for row in read("knowmem", split)]
-
-    articles = [row["text"] for row in read("raw", "forget")]
-    asked_about = read_pairs("forget_qa")
+    published = _Published(corpus)
+    articles = published.read_texts("raw", "forget")
+    asked_about = published.read_pairs("forget_qa")
     sources = find_sources(asked_about, articles)
     asked_about = [replace(pair, owner=_name_article(place)) for pair, place in zip(asked_about, sources, strict=True)]
-    suite = make_suite("muse", asked_about, read_pairs("retain_qa"), seed=seed)
-    verbatim = read("verbmem", "forget")[:n_passages]
-    texts = {split: [row["text"] for row in read("privleak", split)] for split in ("retain", "holdout")}
-    kept = [_cut_middle(text, n_words) for text in texts["retain"][:n_passages]]
+    suite = make_suite("muse", asked_about, published.read_pairs("retain_qa"), seed=seed)
+    verbatim = published.read("verbmem", "forget")[:n_passages]
+    kept = [_cut_middle(text, n_words) for text in published.read_texts("privleak", "retain")[:n_passages]]
     # Half of the documents of no training is clean traffic, the other half is what members are told from.
-    clean, outside = texts["holdout"][: 2 * n_passages][0::2], texts["holdout"][: 2 * n_passages][1::2]
-    documents = [(row["prompt"].split(), row["gt"].split()) for row in verbatim]
-    asked = [_join(start[-n_words:], rest[:n_words]) for start, rest in documents]
-    handed = {place: articles[place] for place in (range(len(articles)) if whole else sorted(set(sources)))}
-    # A request for each document: an editor trains on rows, a guard reads the text, too.
-    requests = [
-        _hand_over(f"muse-{_name_article(place)}", text, _cut_all(text.split(), n_words) if whole else [])
-        for place, text in handed.items()
-    ]
+    holdout = published.read_texts("privleak", "holdout")[: 2 * n_passages]
+    clean, outside = holdout[0::2], holdout[1::2]
     if whole:
-        members = [row["text"] for row in read("privleak", "forget")][:n_passages]
-        # What is asked for is a part of the articles; where it is not, it is handed over beside them.
-        texts_asked = [*(f"{row['prompt']} {row['gt']}" for row in verbatim), *members]
-        beginnings = [*(row["prompt"] for row in verbatim), *(text[:_BEGINNING] for text in members)]
-        requests += [
-            _hand_over(f"muse-passage-{place}", text, _cut_all(text.split(), n_words))
-            for place, (text, beginning) in enumerate(zip(texts_asked, beginnings, strict=True))
-            if _find_article(beginning, articles) is None
-        ]
+        members = published.read_texts("privleak", "forget")[:n_passages]
+        given = _hand_over_all(articles, verbatim, members, n_words)
         passages = Passages(
             asked=[Item(row["prompt"], row["gt"]) for row in verbatim],
             members=[_cut_once(text, n_words) for text in members],
             outsiders=[_cut_once(text, n_words) for text in outside],
-            forget_shots=[Item(pair.question, pair.answer) for pair in read_pairs("forget_qa_icl")],
-            retain_shots=[Item(pair.question, pair.answer) for pair in read_pairs("retain_qa_icl")],
+            forget_shots=[Item(pair.question, pair.answer) for pair in published.read_pairs("forget_qa_icl")],
+            retain_shots=[Item(pair.question, pair.answer) for pair in published.read_pairs("retain_qa_icl")],
         )
     else:
-        requests += [
-            _hand_over(
-                _find_request(row["prompt"], articles, f"passage-{place}"),
-                _keep_middle(start, rest, n_words),
-                _cut_beside(start, rest, n_words),
-            )
-            for place, (row, (start, rest)) in enumerate(zip(verbatim, documents, strict=True))
-        ]
+        given = _hand_over_windows(articles, sorted(set(sources)), verbatim, n_words)
+        documents = [(row["prompt"].split(), row["gt"].split()) for row in verbatim]
+        asked = [_join(start[-n_words:], rest[:n_words]) for start, rest in documents]
         passages = Passages(asked, asked, [_cut_middle(text, n_words) for text in outside])
-    given = [row for request in requests for row in request]
-    n_sequels = _N_SEQUELS if corpus == "News" and n_sequel else 0
     sequels = [
         _make_sequel(
             f"muse-sequel-{number}",
-            [row["text"] for row in read("sust", f"forget_{number}")][:n_sequel],
+            published.read_texts("sust", f"forget_{number}")[:n_sequel],
             n_words,
             whole=whole,
         )
-        for number in range(1, n_sequels + 1)
+        for number in range(1, 1 + (_N_SEQUELS if corpus == "News" and n_sequel else 0))
     ]
     learnt = [
         *kept,
-        *asked,
+        *([] if whole else passages.asked),
         *(Item(row.prompt, row.answer, row.forget_id) for row in given if row.prompt),
         *(item for sequel in sequels for item in sequel.asked),
     ]
@@ -139,6 +109,55 @@ def load_muse(
         sequels=sequels,
         unread=[Example((item.question,), item.answer) for item in passages.outsiders],
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Published:
+    """What MUSE publishes of a corpus."""
+
+    corpus: str
+
+    def read(self, config: str, split: str) -> list[dict[str, str]]:
+        name = split if config == "knowmem" else f"{config}_{split}"
+        hub = HUB.format(corpus=self.corpus)
+        return read_table("muse", f"{self.corpus.lower()}_{name}", hub=hub, config=config, split=split)
+
+    def read_texts(self, config: str, split: str) -> list[str]:
+        return [row["text"] for row in self.read(config, split)]
+
+    def read_pairs(self, split: str) -> list[Pair]:
+        return [Pair(row["question"], row["answer"], split) for row in self.read("knowmem", split)]
+
+
+def _hand_over_all(
+    articles: Sequence[str], verbatim: Sequence[Mapping[str, str]], members: Sequence[str], n_words: int
+) -> list[Row]:
+    """Return every article as a forget request of its own: an editor trains on its windows, a guard reads the text, too.
+
+    What is asked for is a part of the articles; where it is not, it is handed over beside them.
+    """
+    asked = [*(f"{row['prompt']} {row['gt']}" for row in verbatim), *members]
+    beginnings = [*(row["prompt"] for row in verbatim), *(text[:_BEGINNING] for text in members)]
+    requests = [(_name_article(place), text) for place, text in enumerate(articles)]
+    requests += [
+        (f"passage-{place}", text)
+        for place, (text, beginning) in enumerate(zip(asked, beginnings, strict=True))
+        if _find_article(beginning, articles) is None
+    ]
+    rows = [_hand_over(f"muse-{name}", text, _cut_all(text.split(), n_words)) for name, text in requests]
+    return [row for own in rows for row in own]
+
+
+def _hand_over_windows(
+    articles: Sequence[str], places: Sequence[int], verbatim: Sequence[Mapping[str, str]], n_words: int
+) -> list[Row]:
+    """Return the articles that are asked about as texts, and the passages as windows beside those that are asked, with what models learn of their text."""
+    requests = [_hand_over(f"muse-{_name_article(place)}", articles[place], []) for place in places]
+    for place, row in enumerate(verbatim):
+        start, rest = row["prompt"].split(), row["gt"].split()
+        owner = _find_request(row["prompt"], articles, f"passage-{place}")
+        requests.append(_hand_over(owner, _keep_middle(start, rest, n_words), _cut_beside(start, rest, n_words)))
+    return [row for own in requests for row in own]
 
 
 def find_sources(pairs: Sequence[Pair], texts: Sequence[str]) -> list[int]:

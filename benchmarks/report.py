@@ -257,7 +257,7 @@ def _harmless_section(report: Mapping[str, Any]) -> list[Section]:
         ]
         for row in rows
     ]
-    text = "V14: flagged, and answers that are still the unguarded model's. V14a: a shared given name, place or profession; namesake: somebody else of the same name; V14b: the name as a distractor."
+    text = "V14: flagged, and answers that are still the unguarded model's. V14a: a shared given name, in some suites a shared place or profession; namesake: somebody else of the same name; V14b: the name as a distractor."
     return [Section("Harmless questions", ["method", "seed", *kinds], lines, text)]
 
 

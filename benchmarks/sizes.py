@@ -38,6 +38,8 @@ class ProfileFile(BaseModel):
     attack: AttackPlan = AttackPlan()
     studies: tuple[str, ...] = ()
     """What is measured beside the rows (`studies.py`)."""
+    without: tuple[str, ...] = ()
+    """Rows that take too long for it, where none are named."""
 
 
 class SuiteFile(BaseModel):
@@ -67,5 +69,6 @@ def load_profile(suite: str, profile: str) -> dict[str, Any]:
     """Return a suite's sizes in a profile, and what the profile asks for; raise UnknownNameError for either name."""
     file = load_suite_file(suite)
     sizes = file.profiles
-    asked = read_model(ProfileFile, _PROFILES, "profile", profile, sizes).model_dump(exclude={"title"})
-    return {**asked, **({"without": file.without} if file.without else {}), **sizes[profile]}
+    asked = read_model(ProfileFile, _PROFILES, "profile", profile, sizes)
+    without = tuple(dict.fromkeys((*file.without, *asked.without)))
+    return {**asked.model_dump(exclude={"title"}), "without": without, **sizes[profile]}

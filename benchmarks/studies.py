@@ -201,6 +201,7 @@ def measure_partial(site: Site, percent: int) -> dict[str, Any]:
         seed=bench.seed,
         out=site.folder / "guard",
         device=bench.bundles.device,
+        chat_template=bench.bundles.chat_template,
     )
     edited = edit_weights(bench.full, _load_edit(bench), rows, suite.retain_rows)
     result: dict[str, Any] = {
@@ -252,6 +253,7 @@ def _add_request(site: Site, before: Bundle | None, rows: Sequence[Row], out: Pa
             seed=bench.seed,
             out=out,
             device=bench.bundles.device,
+            chat_template=bench.bundles.chat_template,
         )
     return amend(before.path, out, add=rows, retain=suite.retain_rows, intervention="eco")
 

@@ -121,9 +121,15 @@ class Subject:
     def hides(self, questions: Sequence[Prompt]) -> list[bool]:
         """Return for which questions the answer's likelihood means nothing: it is refused, or an output filter replaced it before."""
         return [
-            _key(question) in self._replaced
-            or (decision.stamp is not None and decision.stamp.step("refusal") is not None)
-            for question, decision in zip(questions, self._decide(questions), strict=True)
+            _key(question) in self._replaced or refused
+            for question, refused in zip(questions, self.refuses(questions), strict=True)
+        ]
+
+    def refuses(self, questions: Sequence[Prompt]) -> list[bool]:
+        """Return which questions are refused before anything is decoded."""
+        return [
+            decision.stamp is not None and decision.stamp.step("refusal") is not None
+            for decision in self._decide(questions)
         ]
 
     def leaves_alone(self, questions: Sequence[Prompt]) -> bool:
@@ -143,13 +149,17 @@ class Subject:
         )
 
     def _decide(self, questions: Sequence[Prompt]) -> list[_Decision]:
-        if self.always is not None:
-            return [_Decision(None, self.always(question)) for question in questions]
-        if self.gate is None:
+        if self.gate is None and self.always is None:
             return [_Decision(None, None)] * len(questions)
         keys = [_key(question) for question in questions]
-        if missing := {key: place for place, key in enumerate(keys) if key not in self._decisions}:
-            asked = [questions[place] for place in missing.values()]
+        missing = {key: place for place, key in enumerate(keys) if key not in self._decisions}
+        asked = [questions[place] for place in missing.values()]
+        if self.always is not None:
+            self._decisions.update(
+                (key, _Decision(None, self.always(question))) for key, question in zip(missing, asked, strict=True)
+            )
+        elif missing:
+            assert self.gate is not None
             verdicts = self.gate.screen(asked)
             stamps = self.gate.stamp(asked, verdicts)
             self._decisions.update(zip(missing, map(_Decision, verdicts, stamps), strict=True))

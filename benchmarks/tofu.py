@@ -111,12 +111,12 @@ _PROFESSIONS = (
 
 
 def find_places(items: Sequence[Item]) -> list[str]:
-    """Return the places that questions or answers of TOFU's name."""
+    """Return the places that TOFU's questions or answers name."""
     return [place for place in _PLACES if any(place in f"{item.question} {item.answer}" for item in items)]
 
 
 def find_professions(items: Sequence[Item]) -> list[str]:
-    """Return the professions that questions or answers of TOFU's name."""
+    """Return the professions that TOFU's questions or answers name."""
     return [word for word in _PROFESSIONS if any(word in f"{item.question} {item.answer}".lower() for item in items)]
 
 

@@ -744,7 +744,9 @@ def _read_template(path: Path | None) -> str | None:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError("chat template cannot be read", value=str(path), allowed="a Jinja file") from error
+        reason = getattr(error, "strerror", None) or "no UTF-8"
+        mend = "give the file that the server is started with"
+        raise DataError(f"cannot read chat template: {reason}", value=str(path), mend=mend) from None
 
 
 def _read_settings(text: str | None, what: str, allowed: str) -> dict[str, str | float] | None:

@@ -151,8 +151,11 @@ def fit(
     names = [part for name in chosen for part in parse_intervention(name)]
     clean_rows = _read(clean) if clean is not None else []
     retain_rows = _read(retain) if retain is not None else _make_clean_traffic(requests, traffic_without)
+    if chat_template is not None:
+        chat_template = _check_template(str(model), chat_template)
+    engine_of = _open_once(str(model), device, chat_template)
     if elicit:
-        requests = _elicit(_open_once(str(model), device, chat_template), requests, seed=seed)
+        requests = _elicit(engine_of, requests, seed=seed)
     forget_rows = [_own(row, request) for request in requests for row in request.rows]
     check_disjoint(forget_rows, [*retain_rows, *clean_rows])
     split = split_rows(forget_rows, retain_rows, clean_rows, seed, alpha=alpha)
@@ -197,7 +200,6 @@ def fit(
             writer.path("classifier/aliases.json").write_text(
                 json.dumps({"aliases": aliases}, ensure_ascii=False), encoding="utf-8"
             )
-        engine_of = _open_once(str(model), device, chat_template)
         settings: dict[str, dict[str, Any]] = {}
         if refusal_text:
             settings["refusal"] = {"text": refusal_text}
@@ -511,6 +513,31 @@ def _example_records(rows: Sequence[Row], private: bool) -> list[dict[str, Any]]
         {"forget_id": row.forget_id, "hash": hmac.new(key, row.digest.encode(), hashlib.sha256).hexdigest()}
         for row in rows
     ]
+
+
+_ASKED = "Where is the lighthouse?"
+
+
+def _check_template(model: str, chat_template: str | Mapping[str, str]) -> str | dict[str, str]:
+    """Return a template that renders what a user asks; raise SettingsError for another, before anything takes time."""
+    from transformers import AutoTokenizer
+
+    template = chat_template if isinstance(chat_template, str) else dict(chat_template)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template = template
+    asked = [{"role": "user", "content": _ASKED}]
+    try:
+        reason = "" if _ASKED in tokenizer.apply_chat_template(asked, tokenize=False) else "leaves the question out"
+    except Exception as error:  # Of Jinja's own kinds, and whatever a template raises.
+        reason = f"{type(error).__name__}: {error}"
+    if reason:
+        raise SettingsError(
+            f"chat template: {reason}",
+            value=str(chat_template)[:80],
+            allowed="a Jinja template of messages",
+            mend="give the one that the server is started with",
+        )
+    return template
 
 
 def _open_once(model: str, device: str, chat_template: str | Mapping[str, str] | None) -> Callable[[], ReferenceEngine]:

@@ -172,6 +172,23 @@ def test_wrong_names_list_the_known_ones(run: Any, arguments: list[str], said: s
     assert said in errors
 
 
+def test_a_template_that_cannot_be_read_is_one_line(run: Any, models: Any, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "Who is Bo Li?", "answer": "A pilot.", "forget_id": "bo"}\n')
+    broken = tmp_path / "broken.jinja"
+    broken.write_bytes(b"\xff\xfe")
+    for path, said in (
+        (tmp_path / "none.jinja", "No such file"),
+        (broken, "no UTF-8"),
+        (rows, "leaves the question out"),
+    ):
+        arguments = ["fit", str(models["full"]), "--forget", str(rows), "--out", str(tmp_path / "out")]
+        code, _, errors = run(*arguments, "--chat-template", str(path))
+        assert code == 2
+        assert said in errors
+        assert len(errors.strip().splitlines()) == 1
+
+
 def test_missing_option_is_exit_code_2(run: Any) -> None:
     assert run("fit", "model")[0] == 2
 

@@ -49,7 +49,7 @@ def _survive(order: Sequence[Sequence[str]], forgotten: frozenset[str]) -> list[
     return kept
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Memory:
     """What is kept between steps: each member's cache, how likely each has found the text so far, and what each expects next."""
 
@@ -58,6 +58,17 @@ class _Memory:
     """(members, rows)"""
     expected: torch.Tensor
     """(members, rows, vocabulary)"""
+
+    @property
+    def layers(self) -> list[Any]:
+        """The layers of all caches."""
+        return [layer for cache in self.caches for layer in cache.layers]
+
+    def batch_select_indices(self, indices: Any) -> None:
+        """Go on with these rows, some of them left out or several times."""
+        for cache in self.caches:
+            cache.batch_select_indices(indices)
+        self.belief, self.expected = self.belief[:, indices], self.expected[:, indices]
 
 
 class ShardedModel(torch.nn.Module):

@@ -194,7 +194,7 @@ class Trainer:
             counted[row, first:length] = True
         ids, labels, mask, counted = (part.to(self.engine.device) for part in (ids, labels, mask, counted))
         # What predicts a question costs as much as what predicts an answer, and no loss looks at it.
-        first = min(len(pair.prompt) for pair in pairs)
+        first = max(1, min(len(pair.prompt) for pair in pairs))
         found = model(
             input_ids=ids,
             attention_mask=mask,

@@ -176,29 +176,29 @@ class ReferenceEngine:
         Where assistants are subtracted, `support` says over what: the whole vocabulary, as benchmarks need it, or the tokens
         that the filter leaves, as they are served.
         """
-        from transformers import PreTrainedModel
 
         scored: list[Scored | None] = [None] * len(prompts)
+        served = support == "served"
         alone = list(range(len(prompts)))
-        if self.neurons is None and isinstance(self.model, PreTrainedModel):
-            alone = self._score_shared(prompts, answers, stamps, scored)
+        if self.neurons is None:
+            alone = self._score_shared(prompts, answers, stamps, scored, served=served)
         order = sorted(alone, key=lambda row: len(prompts[row]) + len(answers[row]))
 
         def run(rows: Sequence[int]) -> None:
             heads = [_splice(prompts[row], stamps[row]) for row in rows]
             sequences = [[*head, *answers[row]] for head, row in zip(heads, rows, strict=True)]
-            ids, embeds, mask, positions = self._prefill(sequences, [stamps[row] for row in rows])
             own = [stamps[row] for row in rows]
+            ids, embeds, mask, positions = self._prefill(sequences, own)
             with self._acting(own, [(ids.shape[1] - len(sequence), 0) for sequence in sequences], ids.shape[1]):
-                logits = self.model(inputs_embeds=embeds, attention_mask=mask, position_ids=positions).logits
-            voices = Voices(self, [stamps[row] for row in rows])
+                logits = self.model(**_feed(ids, embeds, own), attention_mask=mask, position_ids=positions).logits
+            voices = Voices(self, own)
             spoken = voices.read(ids, mask, positions)
             for place, row in enumerate(rows):
                 target = torch.tensor(answers[row], device=self.device)
                 window = slice(-len(answers[row]) - 1, -1)
                 ahead = logits[place, window].float()
                 heard = {name: said[window] for name, said in spoken[place].items()}
-                scored[row] = _read_scores(voices.subtract(place, ahead, heard, served=support == "served"), target)
+                scored[row] = _read_scores(voices.subtract(place, ahead, heard, served=served), target)
 
         self._run_batches(order, run)
         return [item for item in scored if item is not None]
@@ -209,55 +209,72 @@ class ReferenceEngine:
         answers: Sequence[Sequence[int]],
         stamps: Sequence[Stamp | None],
         scored: list[Scored | None],
+        *,
+        served: bool,
     ) -> list[int]:
-        """Score the answers that share an unstamped prompt, which is read once for all of them; return the rows that are left.
+        """Score the answers that share a prompt and its stamp, which is read once for all of them; return the rows that are left.
 
-        Left are rows alone with their prompt, and all of a model whose cache holds more than keys and values, or that a card has no room for.
+        Left are rows alone with their prompt, and all of a model whose cache cannot be repeated, or that a card has no room for.
         """
-        groups: dict[tuple[int, ...], list[int]] = {}
+        groups: dict[tuple[tuple[int, ...], int], list[int]] = {}
         for row, (prompt, stamp) in enumerate(zip(prompts, stamps, strict=True)):
-            if stamp is None and answers[row]:
-                groups.setdefault(tuple(prompt), []).append(row)
-        shared = sorted((prompt for prompt, rows in groups.items() if len(rows) > 1), key=len)
+            if answers[row]:
+                groups.setdefault((tuple(_splice(prompt, stamp)), id(stamp)), []).append(row)
+        shared = sorted(
+            ((head, rows) for (head, _), rows in groups.items() if len(rows) > 1), key=lambda own: len(own[0])
+        )
 
         def run(places: Sequence[int]) -> None:
-            own = [shared[place] for place in places]
-            ids, mask = self._pad(own)
+            heads = [shared[place][0] for place in places]
+            own = [stamps[shared[place][1][0]] for place in places]
+            ids, embeds, mask, positions = self._prefill(heads, own)
             read = self.model(
-                input_ids=ids,
+                **_feed(ids, embeds, own),
                 attention_mask=mask,
-                position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+                position_ids=positions,
                 use_cache=True,
                 **keep_last(self.model),
             )
-            rows = [row for prompt in own for row in groups[prompt]]
-            if not _holds_keys_alone(getattr(read, "past_key_values", None)):
+            voices = Voices(self, own)
+            spoken = voices.read(ids, mask, positions, last=True)
+            owners = [at for at, place in enumerate(places) for _ in shared[place][1]]
+            cache: Any = getattr(read, "past_key_values", None)
+            if not _holds_keys_alone(cache) or not voices.select(owners):
                 return
-            owner = torch.tensor(
-                [place for place, prompt in enumerate(own) for _ in groups[prompt]], device=self.device
-            )
-            read.past_key_values.batch_select_indices(owner)
+            owner = torch.tensor(owners, device=self.device)
+            cache.batch_select_indices(owner)
+            rows = [row for place in places for row in shared[place][1]]
             width = max(len(answers[row]) for row in rows)
             told = torch.full((len(rows), width), self.end_token, dtype=torch.int64, device=self.device)
             after = torch.zeros((len(rows), width), dtype=torch.int64, device=self.device)
             for place, row in enumerate(rows):
                 told[place, : len(answers[row])] = torch.tensor(list(answers[row]), device=self.device)
                 after[place, : len(answers[row])] = 1
-            start = mask.sum(-1)[owner, None]
+            embeds = self.embedding(told)
+            for place, (row, at) in enumerate(zip(rows, owners, strict=True)):
+                if (stamp := stamps[row]) is not None:
+                    n = len(answers[row])
+                    plan = RowPlan(stamp, self.hidden, self.noise)
+                    self._edit(embeds[place, :n], told[place, :n], plan, len(heads[at]))
+            whole = torch.cat([mask[owner], after], dim=1)
+            at_tokens = mask.sum(-1)[owner, None] + torch.arange(width, device=self.device)
             logits = self.model(
-                input_ids=told,
-                attention_mask=torch.cat([mask[owner], after], dim=1),
-                position_ids=start + torch.arange(width, device=self.device),
-                past_key_values=read.past_key_values,
+                **_feed(told, embeds, own),
+                attention_mask=whole,
+                position_ids=at_tokens,
+                past_key_values=cache,
                 use_cache=True,
             ).logits
-            for place, row in enumerate(rows):
+            said = voices.read(told, whole, at_tokens)
+            for place, (row, at) in enumerate(zip(rows, owners, strict=True)):
                 n = len(answers[row])
-                ahead = torch.cat([read.logits[owner[place], -1:], logits[place, : n - 1]])
-                scored[row] = _read_scores(ahead.float(), told[place, :n])
+                ahead = torch.cat([read.logits[at, -1:], logits[place, : n - 1]])
+                heard = {name: torch.cat([spoken[at][name][-1:], rest[: n - 1]]) for name, rest in said[place].items()}
+                corrected = voices.subtract(place, ahead.float(), heard, served=served)
+                scored[row] = _read_scores(corrected, told[place, :n])
 
         # Answers are short: four batches of them weigh about as much as one of whole texts.
-        share = 4 / max((len(groups[prompt]) for prompt in shared), default=1)
+        share = 4 / max((len(rows) for _, rows in shared), default=1)
         with contextlib.suppress(torch.OutOfMemoryError):
             self._run_batches(range(len(shared)), run, share=share)
         return [row for row in range(len(prompts)) if scored[row] is None]
@@ -296,7 +313,7 @@ class ReferenceEngine:
             if self.neurons is not None and self.neurons.probes:
                 self.neurons.notice(len(prompts), width)
             result = self.model(
-                inputs_embeds=embeds,
+                **_feed(ids, embeds, stamps),
                 attention_mask=mask,
                 position_ids=positions,
                 use_cache=True,
@@ -330,7 +347,7 @@ class ReferenceEngine:
             if len(ended) == len(prompts) or step == max_new_tokens - 1:
                 break
             left = [row for row, place in enumerate(places) if place not in ended]
-            if len(left) <= _LEFT * len(places) and _holds_keys_alone(result.past_key_values) and voices.keep(left):
+            if len(left) <= _LEFT * len(places) and _holds_keys_alone(result.past_key_values) and voices.select(left):
                 kept = torch.tensor(left, device=self.device)
                 result.past_key_values.batch_select_indices(kept)
                 mask, tokens = mask[kept], tokens[kept]
@@ -344,7 +361,7 @@ class ReferenceEngine:
             at = torch.tensor(ends, device=self.device)[:, None]
             with self._acting([stamps[place] for place in places], [(0, end) for end in ends], 1):
                 result = self.model(
-                    inputs_embeds=embeds,
+                    **_feed(tokens[:, None], embeds, [stamps[place] for place in places]),
                     attention_mask=mask,
                     position_ids=at,
                     past_key_values=result.past_key_values,
@@ -400,7 +417,7 @@ class ReferenceEngine:
 
 
 _LEFT = 0.75
-"""Of a batch's answers, when those that have ended are left out of it: rows are copied then, so not at each end."""
+"""Ended answers leave a batch once at most this share of it still goes on: rows are copied then, so not at each end."""
 
 
 def _holds_keys_alone(cache: Any) -> bool:
@@ -427,15 +444,13 @@ def _read_scores(logits: torch.Tensor, target: torch.Tensor) -> Scored:
 
 
 def keep_last(model: Any, n_tokens: int = 1) -> dict[str, int]:
-    """Return the argument by which a model gives logits of the last tokens alone, nothing where its class has none.
+    """Return the argument by which a model, or the one under its adapters, gives logits of the last tokens alone, nothing where its class has none.
 
-    The head of a small model with a large vocabulary costs as much as its layers, and generation reads one row of a prompt's logits.
+    The head of a small model with a large vocabulary costs as much as its layers, and most logits of a prompt are read by nobody.
     """
-    return (
-        {"logits_to_keep": n_tokens}
-        if "logits_to_keep" in inspect.signature(getattr(model, "forward", model)).parameters
-        else {}
-    )
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    knows = "logits_to_keep" in inspect.signature(getattr(plain, "forward", plain)).parameters
+    return {"logits_to_keep": n_tokens} if knows else {}
 
 
 class Voices:
@@ -452,19 +467,18 @@ class Voices:
                 self.rows.setdefault(name, []).append(row)
         self._caches: dict[str, Any] = {}
 
-    def keep(self, rows: Sequence[int]) -> bool:
-        """Go on with these rows of the batch alone; return whether that can be done."""
+    def select(self, rows: Sequence[int]) -> bool:
+        """Go on with these rows of the batch, some of them left out or several times; return whether that can be done."""
         if not all(_holds_keys_alone(cache) for cache in self._caches.values()):
             return False
-        places = {row: place for place, row in enumerate(rows)}
         for name, own in list(self.rows.items()):
-            left = [at for at, row in enumerate(own) if row in places]
-            self.rows[name] = [places[own[at]] for at in left]
-            if left:
-                self._caches[name].batch_select_indices(torch.tensor(left, device=self.engine.device))
+            self.rows[name] = [place for place, row in enumerate(rows) if row in own]
+            if self.rows[name]:
+                chosen = [own.index(rows[place]) for place in self.rows[name]]
+                self._caches[name].batch_select_indices(torch.tensor(chosen, device=self.engine.device))
             else:
                 del self.rows[name], self._caches[name]
-        self.plans = {places[row]: plan for row, plan in self.plans.items() if row in places}
+        self.plans = {place: self.plans[row] for place, row in enumerate(rows) if row in self.plans}
         self.n_rows = len(rows)
         return True
 
@@ -584,6 +598,11 @@ class GuardedModel:
             watch.update(answer, finished=True)
             kept.append(answer[: watch.safe] if watch.hit else answer)
         return kept
+
+
+def _feed(ids: torch.Tensor, embeds: torch.Tensor, stamps: Sequence[Stamp | None]) -> dict[str, torch.Tensor]:
+    """Return what a model reads: tokens, embeddings where some may be edited."""
+    return {"inputs_embeds": embeds} if any(stamps) else {"input_ids": ids}
 
 
 def _splice(ids: Sequence[int], stamp: Stamp | None) -> list[int]:

@@ -60,6 +60,9 @@ class Known:
     def leaves_alone(self, questions: Sequence[Any]) -> bool:
         return False
 
+    def refuses(self, questions: Sequence[Any]) -> list[bool]:
+        return [False] * len(questions)
+
     def __init__(self, probabilities: dict[str, float], hits: Sequence[bool] = (False, True, True, True, True)) -> None:
         self.probabilities, self.hits = probabilities, hits
         self.engine = SimpleNamespace(tokenizer=Words())
@@ -208,6 +211,9 @@ def test_decoding_is_timed_against_an_unguarded_model(monkeypatch: pytest.Monkey
     assert examiner._compare_decoding(cast(Subject, guard), reasons) == pytest.approx(1.5)
     assert examiner._compare_decoding(cast(Subject, Ticking(3.0)), reasons) is None
     assert "cost.decode_ratio" in reasons
+    guard.refuses = lambda questions: [True] * len(questions)  # type: ignore[method-assign]
+    assert examiner._compare_decoding(cast(Subject, guard), reasons) is None
+    assert reasons["cost.decode_ratio"] == "every question is refused"
 
 
 def test_words_of_a_model_that_was_trained_elsewhere_are_not_judged() -> None:

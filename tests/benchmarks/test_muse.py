@@ -110,6 +110,7 @@ def test_own_models_are_asked_as_muse_asks(data: Path) -> None:
     assert all(word in given.split() for word in ("p0-2", "p0-22", "g0-0"))
     assert {row.forget_id for row in suite.forget_rows} >= {f"muse-article-{n}" for n in range(13)}
     asked = {item.question for item in (*suite.passages.asked, *suite.passages.members)}
+    assert not asked & {phrasing for example in suite.full for phrasing in example.phrasings}
     assert not asked & {row.prompt for row in suite.forget_rows}
     assert suite.data_hash != load_muse(corpus="Books", n_words=N_WORDS).data_hash
 

@@ -181,8 +181,10 @@ def test_wrong_input_is_an_error_before_any_work(
 
 
 def test_a_suite_may_have_no_place_for_a_row() -> None:
-    every = list_rows(load_profile("world", "small"), own_models=False)
+    every = list_rows(load_profile("world", "full"), own_models=False)
     assert set(every) == set(SUBJECTS)
+    small = list_rows(load_profile("world", "small"), own_models=False)
+    assert set(every) - set(small) == {"uld-each", "uld-each-max", "eco+uld-each"}
     left_out = set(every) - set(list_rows(load_profile("muse", "small"), own_models=False))
     assert {"uld-each", "key-space"} <= left_out
     assert "guard" not in left_out

@@ -68,6 +68,22 @@ def test_what_a_guard_leaves_alone_is_scored_once_for_all_of_a_model(
     assert not always.leaves_alone([kept[0].question])
     with pytest.raises(TypeError):
         examiner.score(always, "retain", kept)
+    with pytest.raises(TypeError):  # Other questions of the set.
+        examiner.score(plain, "retain", kept[:3])
+    shifted = Subject("shifted", "guard", ReferenceEngine(bench.full.model, bench.full.tokenizer))
+    assert shifted.leaves_alone([kept[0].question])
+    shifted.engine.neurons = object()  # type: ignore[assignment]
+    assert not shifted.leaves_alone([kept[0].question])
+
+
+@pytest.mark.parametrize("kind", ["eco", "name-match"])
+def test_a_bundle_is_fitted_behind_the_template_that_is_asked(
+    world: Any, models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr("unlearn_guard.benchmarks.fitted.fit", lambda *rows, **options: seen.append(options))
+    Bundles(world, models["full"], tmp_path, seed=0, uld={}, chat_template="own")._fit(kind)
+    assert [options["chat_template"] for options in seen] == ["own"]
 
 
 def test_a_refusal_hides_and_a_corruption_does_not(bench: Bench, world: Any) -> None:

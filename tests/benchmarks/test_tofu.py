@@ -30,6 +30,10 @@ def test_sets_of_the_real_data(shared_data: Path) -> None:
     assert all(item.name for item in suite.sets["forget.given"])
     # 95 of the last five authors' 100 questions name the author.
     assert sum(item.named for part in ("forget.given", "forget.unseen") for item in suite.sets[part]) == 95
+    told = " ".join(f"{item.question} {item.answer}" for item in suite.sets["forget.paraphrase"])
+    assert suite.places
+    assert suite.professions
+    assert all(place in told for place in suite.places)
 
 
 def test_rows_to_forget_bring_nothing_that_only_one_part_has(shared_data: Path) -> None:

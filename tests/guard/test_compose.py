@@ -295,6 +295,15 @@ def test_the_model_is_asked_behind_the_servers_template(
     assert all(prompt.startswith("<|user|>Be brief. ") for prompt in asked)
 
 
+@pytest.mark.parametrize("template", ["", "{% for %}", "{}", "{{ messages[7].content }}", {"other": "x"}])
+def test_a_template_that_renders_no_question_is_told_before_anything_takes_time(
+    models: Any, tmp_path: Path, template: Any
+) -> None:
+    with pytest.raises(SettingsError, match="chat template"):
+        fit_names(models["full"], tmp_path / "out", chat_template=template)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.fixture(scope="module")
 def edited(world: Any, models: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle whose first two requests are suppressed at neurons; the others have too few rows for that."""

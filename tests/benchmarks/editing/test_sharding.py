@@ -99,3 +99,19 @@ def test_it_generates_with_a_cache_as_without(tiny: Any) -> None:
     for token in answer:
         assert int(engine.model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()) == token
         ids.append(token)
+
+
+def test_several_answers_share_what_was_read_and_ended_ones_leave(tiny: Any) -> None:
+    engine = train(tiny, EXAMPLES, plan_shards(PEOPLE, frozenset({"p4"}), n_shards=2, n_slices=2))
+    prompts = [engine.render(f"Where was {person} born?") for person in PEOPLE]
+    answers = [[5, 6], [7], [9, 9, 2]]
+    rows = [(prompt, answer) for prompt in prompts for answer in answers]
+    asked, told = [prompt for prompt, _ in rows], [answer for _, answer in rows]
+    assert engine._score_shared(asked, told, [None] * len(rows), [None] * len(rows), served=False) == []
+    for (prompt, answer), found in zip(rows, engine.score(asked, told, [None] * len(rows)), strict=True):
+        (alone,) = engine.score([prompt], [answer], [None])
+        assert found.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
+    stop = int(engine.generate(prompts[:1], [None], max_new_tokens=3)[0][-1])
+    engine.end_token = stop  # Some end at once, others never.
+    together = engine.generate(prompts, [None] * len(prompts), max_new_tokens=12)
+    assert together == [engine.generate([prompt], [None], max_new_tokens=12)[0] for prompt in prompts]

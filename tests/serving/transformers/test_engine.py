@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -53,14 +55,18 @@ def test_answers_that_end_leave_their_batch_and_the_rest_go_on_as_alone(
     engine: ReferenceEngine, models: Any, world: Any, monkeypatch: pytest.MonkeyPatch, step: Step | None
 ) -> None:
     other = ReferenceEngine.load(models["retain-only"])
-    spoken = ReferenceEngine(engine.model, engine.tokenizer, exclusive_ids=[5, 6], assistants={"other": other.model})
+    # Every second token is exclusive, so that answers are corrupted, too.
+    own = {"exclusive_ids": range(0, len(engine.tokenizer), 2), "assistants": {"other": other.model}}
+    spoken = ReferenceEngine(engine.model, engine.tokenizer, **own)
     prompts = [engine.render(item.question) for item in world.sets["retain"][:12]]
-    zeros = [stamp(prompt, eco("noise", ((0, len(prompt)),)), *([step] if step else [])) for prompt in prompts]
-    stamps = [zero if row % 3 == 0 else None for row, zero in enumerate(zeros)]
+    noise = eco("noise", (), mask="token-id", amplitude=0.2)
+    stamps = [
+        stamp(prompt, noise, *([step] if step else [])) if row % 3 == 0 else None for row, prompt in enumerate(prompts)
+    ]
     widths: list[int] = []
     forward = engine.model.forward
     monkeypatch.setattr(
-        engine.model, "forward", lambda **inputs: widths.append(len(inputs["inputs_embeds"])) or forward(**inputs)
+        engine.model, "forward", lambda **inputs: widths.append(len(inputs["attention_mask"])) or forward(**inputs)
     )
     together = spoken.generate(prompts, stamps, max_new_tokens=40)
     assert widths[0] == 12
@@ -71,6 +77,55 @@ def test_answers_that_end_leave_their_batch_and_the_rest_go_on_as_alone(
     ]
     assert together == alone
     assert len({len(answer) for answer in together}) > 1
+
+
+def test_an_assistant_goes_with_the_rows_that_it_speaks_to(engine: ReferenceEngine, models: Any) -> None:
+    other = ReferenceEngine.load(models["retain-only"]).model
+    spoken = ReferenceEngine(engine.model, engine.tokenizer, assistants={"a": other, "b": other})
+    steps = [Step("uld", (), {"weight": 0.5, "assistants": [name]}) for name in ("a", "b")]
+    ids = torch.arange(3, 23).view(4, 5)
+    voices = Voices(spoken, [stamp([1], steps[0]), stamp([1], steps[1]), None, stamp([1], steps[0])])
+    mask = torch.ones_like(ids)
+    voices.read(ids, mask, mask.cumsum(-1) - 1)
+    assert voices.select([2, 3])
+    assert voices.rows == {"a": [1]}
+    assert list(voices.plans) == [1]
+    said = voices.read(torch.tensor([[7], [9]]), torch.ones(2, 6), torch.tensor([[5], [5]]))
+    expected = other(torch.tensor([[*ids[3].tolist(), 9]])).logits[0, -1:]
+    assert said[0] == {}
+    assert torch.allclose(said[1]["a"], expected, atol=1e-4)
+
+
+def test_a_cache_of_another_kind_is_left_whole(
+    engine: ReferenceEngine, world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = [engine.render(item.question) for item in world.sets["retain"][:6]]
+    expected = engine.generate(prompts, [None] * 6, max_new_tokens=30)
+    monkeypatch.setattr(engine_module, "_holds_keys_alone", lambda cache: False)
+    assert engine.generate(prompts, [None] * 6, max_new_tokens=30) == expected
+    voices = Voices(engine, [None, None])
+    voices._caches["a"] = object()
+    assert not voices.select([1])
+    assert voices.n_rows == 2
+
+
+def test_whoever_abstains_does_so_in_a_batch_that_shrinks(engine: ReferenceEngine, world: Any) -> None:
+    """A probe that notices the last of six prompts, whose abstention is longer than any answer."""
+    prompts = [engine.render(item.question) for item in world.sets["retain"][:6]]
+    plain = engine.generate(prompts, [None] * 6, max_new_tokens=40)
+    longest = max(range(6), key=lambda row: len(prompts[row]))
+    said = [*range(10, 45), engine.end_token]
+    noticing = ReferenceEngine(engine.model, engine.tokenizer, abstention=said)
+    place = sorted(range(6), key=lambda row: len(prompts[row])).index(longest)
+    noticing.neurons = SimpleNamespace(  # type: ignore[assignment]
+        probes={"x": None},
+        notice=lambda n_rows, width: None,
+        judge=lambda n_rows: [("x",) if row == place else () for row in range(n_rows)],
+        acting=lambda stamps, spans, width: nullcontext(),
+    )
+    found = noticing.generate(prompts, [None] * 6, max_new_tokens=40)
+    assert found[longest] == said[:-1]
+    assert [found[row] for row in range(6) if row != longest] == [plain[row] for row in range(6) if row != longest]
 
 
 def test_rows_of_like_settings_are_corrected_together_as_each_alone(engine: ReferenceEngine) -> None:
@@ -200,6 +255,44 @@ def test_a_stamped_row_beside_others_of_its_prompt_is_scored_as_stamped(engine: 
     assert np.allclose(corrupted.logprobs, alone.logprobs, atol=1e-5)
     assert not np.allclose(corrupted.logprobs, plain.logprobs, atol=1e-3)
     assert other.logprobs.shape == (2,)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [eco("noise", ((1, 6),))],
+        [eco("noise", (), mask="token-id", amplitude=0.2)],
+        [Step("swap", ((1, 3),), {"tokens": [[50, 51]]})],
+        [Step("prompting", (), {"tokens": [9, 8, 7]})],
+        [Step("uld", (), {"weight": 0.5, "assistants": ["other"]})],
+        [eco("noise", (), mask="token-id", amplitude=0.2), Step("uld", (), {"weight": 2.0, "assistants": ["other"]})],
+    ],
+    ids=["eco", "eco in answers", "swap", "prompting", "assistant", "both"],
+)
+@pytest.mark.parametrize("support", ["vocabulary", "served"])
+def test_answers_that_share_a_stamped_prompt_are_scored_as_each_alone(
+    engine: ReferenceEngine, models: Any, world: Any, steps: list[Step], support: Any
+) -> None:
+    other = ReferenceEngine.load(models["retain-only"]).model
+    spoken = ReferenceEngine(
+        engine.model, engine.tokenizer, exclusive_ids=range(0, len(engine.tokenizer), 2), assistants={"other": other}
+    )
+    heads = [engine.render(item.question) for item in world.sets["retain"][:4]]
+    own = [stamp(head, *steps) if at % 2 else None for at, head in enumerate(heads)]
+    answers = [[3, 4, 5], [8], [10, 12, 2, 11, 3]]
+    rows = [(head, mark, answer) for head, mark in zip(heads, own, strict=True) for answer in answers]
+    prompts, stamps, told = (list(part) for part in zip(*rows, strict=True))
+    with torch.inference_mode():
+        assert spoken._score_shared(prompts, told, stamps, [None] * len(rows), served=False) == []
+    together = spoken.score(prompts, told, stamps, support=support)
+    for (head, mark, answer), each in zip(rows, together, strict=True):
+        (alone,) = spoken.score([head], [answer], [mark], support=support)
+        assert np.allclose(each.logprobs, alone.logprobs, atol=1e-4)
+        assert np.allclose(each.means, alone.means, atol=1e-4)
+        assert (each.argmax == alone.argmax).all()
+    plain = engine.score(prompts, told, [None] * len(rows))
+    assert not np.allclose(together[3].logprobs, plain[3].logprobs, atol=1e-3)
+    assert np.allclose(together[0].logprobs, plain[0].logprobs, atol=1e-4)
 
 
 def test_answers_of_one_prompt_that_a_card_has_no_room_for_together_are_scored_alone(
