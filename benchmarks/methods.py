@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from unlearn_guard.benchmarks import guard_rows, weight_rows
 from unlearn_guard.benchmarks.editing.catalogue import list_methods, load_method
+from unlearn_guard.benchmarks.editing.sharding import load_sharding
 from unlearn_guard.benchmarks.guard_catalogue import list_guards, load_guard
 from unlearn_guard.benchmarks.subjects import SUBJECTS
 
@@ -14,12 +15,6 @@ _REFERENCES = {
     "retain-only": "The gold reference: trained without the forget set",
     "retain-only-twin": "The same with another training seed: what two models that never knew differ by",
     "none-mixture": "The mixture of experts that `uoe` starts from",
-}
-_EXACT = {
-    "s3t": (
-        "Exact unlearning by sharded adapters: what saw the forget set is dropped",
-        "Chowdhury et al., arXiv 2406.16257",
-    )
 }
 
 
@@ -48,8 +43,8 @@ def _describe(name: str) -> RowEntry:
     if name in list_methods():
         method = load_method(name)
         return RowEntry(name, f"editing {method.tier}", method.title, method.source)
-    title, source = _EXACT[name]
-    return RowEntry(name, "exact", title, source)
+    exact = load_sharding(name)
+    return RowEntry(name, "exact", exact.title, exact.source)
 
 
 __all__ = ["SUBJECTS", "RowEntry", "describe_rows", "guard_rows", "weight_rows"]

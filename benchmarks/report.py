@@ -460,6 +460,8 @@ def _notes(report: dict[str, Any]) -> list[str]:
         "corrupts the prompt alone stays near zero however good its served answers are.",
         "Suppression, not erasure: guards leave the weights as they are.",
     ]
+    if left_out := report.get("left_out"):
+        notes.append(f"Not measured here: {', '.join(left_out)}.")
     if elsewhere := sorted({row["name"] for row in report["rows"] if "checkpoint" in row.get("settings", {})}):
         notes.append(
             f"{', '.join(elsewhere)}: edited elsewhere, maybe on the rows that are unseen to all others here; nothing says which."

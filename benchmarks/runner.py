@@ -78,13 +78,19 @@ def run_bench(
     `frame` is what the user's own models are asked behind. Raises SettingsError for options that do not go together, before any work.
     """
     sizes = load_profile(suite, profile)
+    without = sizes.pop("without")
     is_detection = suite in ("detection", "rwku")
     owns_models = suite == "skills" or models is not None
     options = (
         ("--targets", targets, suite == "skills", "with --suite skills"),
         ("--device cuda", device != "cpu", owns_models, "with --model and --retain-model"),
         ("--edited", edited, owns_models, "with --model and --retain-model"),
-        ("--system-prompt and --chat-date", frame, models is not None, "with --model and --retain-model"),
+        (
+            "--system-prompt and --chat-date",
+            frame,
+            models is not None and suite in _LOADERS,
+            f"with --model and --retain-model, and --suite {' or '.join(_LOADERS)}",
+        ),
         ("--fresh", fresh, suite in _LOADERS, f"with --suite {' or '.join(_LOADERS)}"),
         ("--edited", edited, suite in _LOADERS, f"with --suite {' or '.join(_LOADERS)}"),
         ("--studies", studies, suite in _LOADERS, f"with --suite {' or '.join(_LOADERS)}"),
@@ -114,7 +120,7 @@ def run_bench(
             targets=targets,
             device=device,
         )
-    names, studies = _choose_work(sizes, methods, studies, models, edited or {})
+    names, studies = _choose_work(sizes, without, methods, studies, models, edited or {})
     attack = AttackPlan(**sizes["attack"])
     before = frame or Frame()
     framed = {"frame": asdict(before)} if models is not None else {}
@@ -143,6 +149,7 @@ def run_bench(
         ),
         "data_hash": hash_content(data_hashes),
         "attack": attack.model_dump(),
+        "left_out": [name for name in SUBJECTS if name not in names],
         **derive(rows, suite),
         "studies": studied,
     }
@@ -152,6 +159,7 @@ def run_bench(
 
 def _choose_work(
     sizes: dict[str, Any],
+    without: Sequence[str],
     methods: Sequence[str] | None,
     studies: Sequence[str] | None,
     models: dict[str, Path] | None,
@@ -159,7 +167,7 @@ def _choose_work(
 ) -> tuple[list[str], list[str]]:
     """Return the rows and the studies to measure; an unknown name, or a model that is not there, must not surface after minutes of training."""
     owns_models = models is not None
-    everything = [] if studies else sizes["methods"] or list_rows(sizes, own_models=owns_models)
+    everything = [] if studies else sizes["methods"] or list_rows(without, own_models=owns_models)
     names = list(methods or everything)
     if studies is None:  # Named rows are asked for alone; the user's own models have no twin to upgrade to.
         chosen = [name for name in sizes["studies"] if not methods and not (owns_models and f"study:{name}" in NEEDS)]
@@ -179,10 +187,11 @@ def _choose_work(
     return [*names, *edited], chosen
 
 
-def list_rows(sizes: dict[str, Any], *, own_models: bool) -> list[str]:
-    """Return every row that a suite can have, and that needs no model which is not there."""
-    without = set(sizes.get("without", ())) | (set(NEEDS) if own_models else set())
-    return [name for name in SUBJECTS if name not in without]
+def list_rows(without: Sequence[str], *, own_models: bool) -> list[str]:
+    """Return every row that a suite and profile can have, and that needs no model which is not there; raise UnknownNameError for a row that is none."""
+    for name in without:
+        SUBJECTS[name]
+    return [name for name in SUBJECTS if name not in without and not (own_models and name in NEEDS)]
 
 
 def derive(rows: Sequence[dict[str, Any]], suite: str) -> dict[str, Any]:

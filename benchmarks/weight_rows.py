@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from unlearn_guard.benchmarks.editing.catalogue import list_methods, list_tuned, load_tuned
 from unlearn_guard.benchmarks.editing.procedures import edit_weights
-from unlearn_guard.benchmarks.editing.sharding import plan_shards, train_shards
+from unlearn_guard.benchmarks.editing.sharding import list_shardings, load_sharding, plan_shards, train_shards
 from unlearn_guard.benchmarks.subjects import SUBJECTS, Bench, Build, Subject
 
 
@@ -25,7 +25,7 @@ def _edit(name: str) -> Build:
     return build
 
 
-WEIGHT_ROWS = (*list_methods(), "s3t")
+WEIGHT_ROWS = (*list_methods(), *list_shardings())
 """Rows of edited weights, by name."""
 
 for _name in list_methods():
@@ -38,25 +38,31 @@ def _mixture(bench: Bench) -> Subject:
     return Subject("none-mixture", "none", bench.open_model("mixture"))
 
 
-_SHARDING = {"n_shards": 4, "n_slices": 4, "epochs": 24, "learning_rate": 0.005}
+def _shard(name: str) -> Build:
+    file = load_sharding(name)
+
+    def build(bench: Bench) -> Subject:
+        base = bench.open_model("base")
+        people = sorted(
+            {example.subject for example in bench.suite.full if example.subject}
+        )  # Who will go is not known.
+        forgotten = frozenset(row.forget_id for row in bench.suite.forget_rows)
+        plan = plan_shards(people, forgotten, n_shards=file.n_shards, n_slices=file.n_slices)
+        start = time.perf_counter()
+        engine = train_shards(
+            base, bench.suite.full, plan, epochs=file.epochs, learning_rate=file.learning_rate, seed=bench.seed
+        )
+        kept = sum(len(part) for shard in plan for part in shard)
+        settings = {
+            **file.model_dump(include={"n_shards", "n_slices", "epochs", "learning_rate"}),
+            "exact": True,
+            "n_people_kept": kept,
+            "n_people_lost": len(people) - kept - len(forgotten),
+        }
+        return Subject(name, "weights", engine, fit_seconds=time.perf_counter() - start, settings=settings)
+
+    return build
 
 
-@SUBJECTS.register("s3t")
-def _sharded(bench: Bench) -> Subject:
-    """Return exact unlearning by sharded adapters: what saw the forget set is dropped."""
-    base = bench.open_model("base")
-    people = sorted({example.subject for example in bench.suite.full if example.subject})  # Who will go is not known.
-    forgotten = frozenset(row.forget_id for row in bench.suite.forget_rows)
-    plan = plan_shards(people, forgotten, n_shards=int(_SHARDING["n_shards"]), n_slices=int(_SHARDING["n_slices"]))
-    start = time.perf_counter()
-    engine = train_shards(
-        base,
-        bench.suite.full,
-        plan,
-        epochs=int(_SHARDING["epochs"]),
-        learning_rate=float(_SHARDING["learning_rate"]),
-        seed=bench.seed,
-    )
-    kept = sum(len(part) for shard in plan for part in shard)
-    settings = {**_SHARDING, "exact": True, "n_people_kept": kept, "n_people_lost": len(people) - kept - len(forgotten)}
-    return Subject("s3t", "weights", engine, fit_seconds=time.perf_counter() - start, settings=settings)
+for _name in list_shardings():
+    SUBJECTS.register(_name)(_shard(_name))

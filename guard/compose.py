@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unlearn_guard.guard.bundle import Bundle, EncoderRecord, read_lines, request_record, write_bundle
-from unlearn_guard.guard.errors import DataError, SettingsError
-from unlearn_guard.guard.fingerprint import fingerprint_model
+from unlearn_guard.guard.errors import DataError, DependencyError, SettingsError
+from unlearn_guard.guard.fingerprint import fingerprint_model, locate_model
 from unlearn_guard.guard.marks import SECRET_VARIABLE
 from unlearn_guard.guard.policy import Policy
 from unlearn_guard.guard.progress import report_step, track
@@ -523,11 +523,15 @@ def _check_template(model: str, chat_template: str | Mapping[str, str]) -> str |
     from transformers import AutoTokenizer
 
     template = chat_template if isinstance(chat_template, str) else dict(chat_template)
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(locate_model(model))
+    except (OSError, ValueError) as error:
+        raise DependencyError("no tokenizer beside the model", value=model, mend=" ".join(str(error).split())) from None
     tokenizer.chat_template = template
     asked = [{"role": "user", "content": _ASKED}]
     try:
-        reason = "" if _ASKED in tokenizer.apply_chat_template(asked, tokenize=False) else "leaves the question out"
+        rendered = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+        reason = "" if _ASKED in rendered else "leaves the question out"
     except Exception as error:  # Of Jinja's own kinds, and whatever a template raises.
         reason = f"{type(error).__name__}: {error}"
     if reason:

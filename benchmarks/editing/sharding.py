@@ -13,16 +13,44 @@ import copy
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 
 from unlearn_guard.benchmarks.dataset import Example
+from unlearn_guard.benchmarks.entries import list_entries, read_model
 from unlearn_guard.serving.transformers.engine import ReferenceEngine
 
+_FOLDER = Path(__file__).parent / "exact"
 _RANK = 16
 _BATCH_SIZE = 8
 _IGNORED = -100
+
+
+class ShardingFile(BaseModel):
+    """What the file of a way to shard says."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: str
+    source: str
+    published: str
+    n_shards: int = Field(ge=1)
+    n_slices: int = Field(ge=1)
+    epochs: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+
+
+def load_sharding(name: str) -> ShardingFile:
+    """Return what the file of a way to shard says; raise UnknownNameError for an unknown one."""
+    return read_model(ShardingFile, _FOLDER, "exact method", name)
+
+
+def list_shardings() -> list[str]:
+    """Return the names of all ways to shard."""
+    return list_entries(_FOLDER)
 
 
 def plan_shards(

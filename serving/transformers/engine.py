@@ -240,7 +240,7 @@ class ReferenceEngine:
             owners = [at for at, place in enumerate(places) for _ in shared[place][1]]
             cache: Any = getattr(read, "past_key_values", None)
             if not _holds_keys_alone(cache) or not voices.select(owners):
-                return
+                raise _NotRepeatableError
             owner = torch.tensor(owners, device=self.device)
             cache.batch_select_indices(owner)
             rows = [row for place in places for row in shared[place][1]]
@@ -257,7 +257,9 @@ class ReferenceEngine:
                     plan = RowPlan(stamp, self.hidden, self.noise)
                     self._edit(embeds[place, :n], told[place, :n], plan, len(heads[at]))
             whole = torch.cat([mask[owner], after], dim=1)
-            at_tokens = mask.sum(-1)[owner, None] + torch.arange(width, device=self.device)
+            # Padding goes on at the last position: behind a long prompt a model may have no further ones.
+            steps = torch.minimum(torch.arange(width, device=self.device), after.sum(-1, keepdim=True) - 1)
+            at_tokens = mask.sum(-1)[owner, None] + steps
             logits = self.model(
                 **_feed(told, embeds, own),
                 attention_mask=whole,
@@ -275,8 +277,10 @@ class ReferenceEngine:
 
         # Answers are short: four batches of them weigh about as much as one of whole texts.
         share = 4 / max((len(rows) for _, rows in shared), default=1)
-        with contextlib.suppress(torch.OutOfMemoryError):
+        batch_size = self.batch_size
+        with contextlib.suppress(torch.OutOfMemoryError, _NotRepeatableError):
             self._run_batches(range(len(shared)), run, share=share)
+        self.batch_size = batch_size  # Whole texts may still fit.
         return [row for row in range(len(prompts)) if scored[row] is None]
 
     def _run_batches(self, order: Sequence[int], run: Callable[[Sequence[int]], None], *, share: float = 1.0) -> None:
@@ -418,6 +422,10 @@ class ReferenceEngine:
 
 _LEFT = 0.75
 """Ended answers leave a batch once at most this share of it still goes on: rows are copied then, so not at each end."""
+
+
+class _NotRepeatableError(Exception):
+    """A cache whose rows cannot be repeated."""
 
 
 def _holds_keys_alone(cache: Any) -> bool:

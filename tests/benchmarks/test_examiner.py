@@ -211,6 +211,19 @@ def test_decoding_is_timed_against_an_unguarded_model(monkeypatch: pytest.Monkey
     assert examiner._compare_decoding(cast(Subject, guard), reasons) == pytest.approx(1.5)
     assert examiner._compare_decoding(cast(Subject, Ticking(3.0)), reasons) is None
     assert "cost.decode_ratio" in reasons
+    asked: list[list[Any]] = []
+    answer = Ticking.answer
+
+    def listen(self: Any, questions: Sequence[Any], **options: Any) -> list[str]:
+        asked.append(list(questions))
+        return answer(self, questions, **options)
+
+    monkeypatch.setattr(Ticking, "answer", listen)
+    some = [SUITE.sets["retain"][0], AUTHOR]
+    monkeypatch.setitem(SUITE.sets, "retain", some)
+    guard.refuses = lambda questions: [question == KEPT.question for question in questions]  # type: ignore[method-assign]
+    examiner._compare_decoding(cast(Subject, guard), reasons)
+    assert set(map(tuple, asked)) == {(AUTHOR.question,)}
     guard.refuses = lambda questions: [True] * len(questions)  # type: ignore[method-assign]
     assert examiner._compare_decoding(cast(Subject, guard), reasons) is None
     assert reasons["cost.decode_ratio"] == "every question is refused"

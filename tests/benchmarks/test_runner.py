@@ -154,6 +154,11 @@ def test_a_report_is_written_again_from_its_json_alone(
         ({"device": "cuda"}, SettingsError, "with --model and --retain-model"),
         ({"edited": {"theirs": Path("x")}}, SettingsError, "with --model and --retain-model"),
         ({"frame": Frame("Be kind.")}, SettingsError, "--system-prompt and --chat-date with --suite world"),
+        (
+            {"suite": "skills", "models": {"full": Path("m")}, "frame": Frame("Be kind.")},
+            SettingsError,
+            "--system-prompt and --chat-date with --suite skills",
+        ),
         ({"suite": "detection", "fresh": True}, SettingsError, "with --suite"),
         ({"suite": "detection", "methods": ["npoo"]}, SettingsError, "--methods with --suite detection"),
         ({"suite": "rwku", "profile": "small", "seeds": [0, 1]}, SettingsError, "more than one of --seeds"),
@@ -181,15 +186,15 @@ def test_wrong_input_is_an_error_before_any_work(
 
 
 def test_a_suite_may_have_no_place_for_a_row() -> None:
-    every = list_rows(load_profile("world", "full"), own_models=False)
+    every = list_rows(load_profile("world", "full")["without"], own_models=False)
     assert set(every) == set(SUBJECTS)
-    small = list_rows(load_profile("world", "small"), own_models=False)
+    small = list_rows(load_profile("world", "small")["without"], own_models=False)
     assert set(every) - set(small) == {"uld-each", "uld-each-max", "eco+uld-each"}
-    left_out = set(every) - set(list_rows(load_profile("muse", "small"), own_models=False))
+    left_out = set(every) - set(list_rows(load_profile("muse", "small")["without"], own_models=False))
     assert {"uld-each", "key-space"} <= left_out
     assert "guard" not in left_out
     # What the benchmark would have to train is no row of somebody else's models.
-    assert set(every) - set(list_rows(load_profile("world", "small"), own_models=True)) >= {"uoe", "s3t"}
+    assert set(every) - set(list_rows((), own_models=True)) >= {"uoe", "s3t"}
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,9 @@ def site(models: Any, world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     torch.set_num_threads(1)
 
     def fit_names(*arguments: Any, **options: Any) -> Any:
+        if "interventions" not in options:  # What is tuned on answers is asked as it is served.
+            assert options["chat_template"] == "{{ messages[-1]['content'] }}"
+            del options["chat_template"]
         return fit(*arguments, **{**options, "classifier": "name-match", "interventions": ("refusal",)})
 
     def amend_names(*arguments: Any, **options: Any) -> Any:
@@ -43,7 +46,7 @@ def site(models: Any, world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     )
     monkeypatch.setattr(Bundles, "fit", lambda self, kind, original=Bundles.fit: original(self, "name-match"))
     full, retain = (ReferenceEngine.load(models[name]) for name in ("full", "retain-only"))
-    bundles = Bundles(world, models["full"], tmp_path, seed=0, uld={})
+    bundles = Bundles(world, models["full"], tmp_path, seed=0, uld={}, chat_template="{{ messages[-1]['content'] }}")
     bench = Bench(world, full, retain, bundles, 0, lambda name: retain)
     protocol = Protocol(world, AttackPlan(n_facts=6), seed=0, max_new_tokens=24)
     folder = tmp_path / "study"

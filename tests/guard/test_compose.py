@@ -17,7 +17,7 @@ from unlearn_guard.corruptions.neuron_fitting import load_probes, load_tables
 from unlearn_guard.corruptions.search import Probe
 from unlearn_guard.guard.bundle import Bundle
 from unlearn_guard.guard.compose import UNKNOWN_NAMES, amend, count_common_words, fit, make_controls
-from unlearn_guard.guard.errors import DataError, RowError, SettingsError, UnknownNameError
+from unlearn_guard.guard.errors import DataError, DependencyError, RowError, SettingsError, UnknownNameError
 from unlearn_guard.guard.marks import SECRET_VARIABLE
 from unlearn_guard.guard.rows import ForgetRequest, Row, group_requests
 from unlearn_guard.guard.screening import Guard
@@ -297,11 +297,19 @@ def test_the_model_is_asked_behind_the_servers_template(
 
 @pytest.mark.parametrize("template", ["", "{% for %}", "{}", "{{ messages[7].content }}", {"other": "x"}])
 def test_a_template_that_renders_no_question_is_told_before_anything_takes_time(
-    models: Any, tmp_path: Path, template: Any
+    models: Any, tmp_path: Path, template: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("unlearn_guard.guard.compose.fingerprint_model", None)
     with pytest.raises(SettingsError, match="chat template"):
         fit_names(models["full"], tmp_path / "out", chat_template=template)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("model", "says"), [("no-such-model", "model not found"), ("bare", "no tokenizer")])
+def test_a_template_for_a_model_that_is_not_there_says_so(tmp_path: Path, model: str, says: str) -> None:
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(DependencyError, match=says):
+        fit_names(tmp_path / model, tmp_path / "out", chat_template="{{ messages[0].content }}")
 
 
 @pytest.fixture(scope="module")

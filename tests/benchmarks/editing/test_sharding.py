@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -111,7 +112,16 @@ def test_several_answers_share_what_was_read_and_ended_ones_leave(tiny: Any) -> 
     for (prompt, answer), found in zip(rows, engine.score(asked, told, [None] * len(rows)), strict=True):
         (alone,) = engine.score([prompt], [answer], [None])
         assert found.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
-    stop = int(engine.generate(prompts[:1], [None], max_new_tokens=3)[0][-1])
-    engine.end_token = stop  # Some end at once, others never.
+    engine = ReferenceEngine(ShardedModel([copy.deepcopy(tiny.model), copy.deepcopy(tiny.model)]), tiny.tokenizer)
+    prompts = [
+        [number, 60 if number % 2 else 60 + number] for number in range(3, 11)
+    ]  # Random weights say what they read last.
+    plain = engine.generate(prompts, [None] * len(prompts), max_new_tokens=12)
+    said = Counter(token for answer in plain for token in set(answer[:6]))
+    engine.end_token = next(token for token, n in said.items() if 2 <= n <= 5)  # Some end early, others never.
+    widths: list[int] = []
+    forward = engine.model.forward
+    engine.model.forward = lambda **inputs: widths.append(len(inputs["attention_mask"])) or forward(**inputs)
     together = engine.generate(prompts, [None] * len(prompts), max_new_tokens=12)
+    assert widths[0] == len(prompts) > widths[-1] > 0
     assert together == [engine.generate([prompt], [None], max_new_tokens=12)[0] for prompt in prompts]

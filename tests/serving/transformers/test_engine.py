@@ -274,8 +274,9 @@ def test_answers_that_share_a_stamped_prompt_are_scored_as_each_alone(
     engine: ReferenceEngine, models: Any, world: Any, steps: list[Step], support: Any
 ) -> None:
     other = ReferenceEngine.load(models["retain-only"]).model
+    exclusive = range(0, len(engine.tokenizer), 2)
     spoken = ReferenceEngine(
-        engine.model, engine.tokenizer, exclusive_ids=range(0, len(engine.tokenizer), 2), assistants={"other": other}
+        engine.model, engine.tokenizer, exclusive_ids=exclusive, assistants={"other": other}, batch_size=2
     )
     heads = [engine.render(item.question) for item in world.sets["retain"][:4]]
     own = [stamp(head, *steps) if at % 2 else None for at, head in enumerate(heads)]
