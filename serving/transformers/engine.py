@@ -176,7 +176,6 @@ class ReferenceEngine:
         Where assistants are subtracted, `support` says over what: the whole vocabulary, as benchmarks need it, or the tokens
         that the filter leaves, as they are served.
         """
-
         scored: list[Scored | None] = [None] * len(prompts)
         served = support == "served"
         alone = list(range(len(prompts)))
@@ -226,54 +225,15 @@ class ReferenceEngine:
 
         def run(places: Sequence[int]) -> None:
             heads = [shared[place][0] for place in places]
-            own = [stamps[shared[place][1][0]] for place in places]
-            ids, embeds, mask, positions = self._prefill(heads, own)
-            read = self.model(
-                **_feed(ids, embeds, own),
-                attention_mask=mask,
-                position_ids=positions,
-                use_cache=True,
-                **keep_last(self.model),
+            rows = [shared[place][1] for place in places]
+            found = self._score_answers(
+                heads,
+                [stamps[own[0]] for own in rows],
+                [[answers[row] for row in own] for own in rows],
+                served=served,
             )
-            voices = Voices(self, own)
-            spoken = voices.read(ids, mask, positions, last=True)
-            owners = [at for at, place in enumerate(places) for _ in shared[place][1]]
-            cache: Any = getattr(read, "past_key_values", None)
-            if not _holds_keys_alone(cache) or not voices.select(owners):
-                raise _NotRepeatableError
-            owner = torch.tensor(owners, device=self.device)
-            cache.batch_select_indices(owner)
-            rows = [row for place in places for row in shared[place][1]]
-            width = max(len(answers[row]) for row in rows)
-            told = torch.full((len(rows), width), self.end_token, dtype=torch.int64, device=self.device)
-            after = torch.zeros((len(rows), width), dtype=torch.int64, device=self.device)
-            for place, row in enumerate(rows):
-                told[place, : len(answers[row])] = torch.tensor(list(answers[row]), device=self.device)
-                after[place, : len(answers[row])] = 1
-            embeds = self.embedding(told)
-            for place, (row, at) in enumerate(zip(rows, owners, strict=True)):
-                if (stamp := stamps[row]) is not None:
-                    n = len(answers[row])
-                    plan = RowPlan(stamp, self.hidden, self.noise)
-                    self._edit(embeds[place, :n], told[place, :n], plan, len(heads[at]))
-            whole = torch.cat([mask[owner], after], dim=1)
-            # Padding goes on at the last position: behind a long prompt a model may have no further ones.
-            steps = torch.minimum(torch.arange(width, device=self.device), after.sum(-1, keepdim=True) - 1)
-            at_tokens = mask.sum(-1)[owner, None] + steps
-            logits = self.model(
-                **_feed(told, embeds, own),
-                attention_mask=whole,
-                position_ids=at_tokens,
-                past_key_values=cache,
-                use_cache=True,
-            ).logits
-            said = voices.read(told, whole, at_tokens)
-            for place, (row, at) in enumerate(zip(rows, owners, strict=True)):
-                n = len(answers[row])
-                ahead = torch.cat([read.logits[at, -1:], logits[place, : n - 1]])
-                heard = {name: torch.cat([spoken[at][name][-1:], rest[: n - 1]]) for name, rest in said[place].items()}
-                corrected = voices.subtract(place, ahead.float(), heard, served=served)
-                scored[row] = _read_scores(corrected, told[place, :n])
+            for row, item in zip([row for own in rows for row in own], found, strict=True):
+                scored[row] = item
 
         # Answers are short: four batches of them weigh about as much as one of whole texts.
         share = 4 / max((len(rows) for _, rows in shared), default=1)
@@ -282,6 +242,58 @@ class ReferenceEngine:
             self._run_batches(range(len(shared)), run, share=share)
         self.batch_size = batch_size  # Whole texts may still fit.
         return [row for row in range(len(prompts)) if scored[row] is None]
+
+    def _score_answers(
+        self,
+        heads: Sequence[Sequence[int]],
+        stamps: Sequence[Stamp | None],
+        answers: Sequence[Sequence[Sequence[int]]],
+        *,
+        served: bool,
+    ) -> list[Scored]:
+        """Score the answers to each prompt, prompt by prompt; raise _NotRepeatableError where a cache is no keys and values alone."""
+        ids, embeds, mask, positions = self._prefill(heads, stamps)
+        read = self.model(
+            **_feed(ids, embeds, stamps),
+            attention_mask=mask,
+            position_ids=positions,
+            use_cache=True,
+            **keep_last(self.model),
+        )
+        voices = Voices(self, stamps)
+        spoken = voices.read(ids, mask, positions, last=True)
+        owners = [at for at, own in enumerate(answers) for _ in own]
+        cache: Any = getattr(read, "past_key_values", None)
+        if not _holds_keys_alone(cache) or not voices.select(owners):
+            raise _NotRepeatableError
+        owner = torch.tensor(owners, device=self.device)
+        cache.batch_select_indices(owner)
+        flat = [answer for own in answers for answer in own]
+        told, after = self._pad_right(flat)
+        embeds = self.embedding(told)
+        for place, (at, answer) in enumerate(zip(owners, flat, strict=True)):
+            if (stamp := stamps[at]) is not None:
+                plan = RowPlan(stamp, self.hidden, self.noise)
+                self._edit(embeds[place, : len(answer)], told[place, : len(answer)], plan, len(heads[at]))
+        mask = torch.cat([mask[owner], after], dim=1)
+        # Padding stays at the last position: behind a long prompt a model may have no further ones.
+        positions = mask.cumsum(-1)[:, -told.shape[1] :] - 1
+        logits = self.model(
+            **_feed(told, embeds, stamps),
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        ).logits
+        said = voices.read(told, mask, positions)
+        found = []
+        for place, (at, answer) in enumerate(zip(owners, flat, strict=True)):
+            rest = len(answer) - 1
+            ahead = torch.cat([read.logits[at, -1:], logits[place, :rest]]).float()
+            heard = {name: torch.cat([spoken[at][name][-1:], own[:rest]]) for name, own in said[place].items()}
+            ahead = voices.subtract(place, ahead, heard, served=served)
+            found.append(_read_scores(ahead, told[place, : len(answer)]))
+        return found
 
     def _run_batches(self, order: Sequence[int], run: Callable[[Sequence[int]], None], *, share: float = 1.0) -> None:
         """Call `run` on every row, in batches of a share of the batch size; one that a card has no room for is halved, and so are all that follow."""
@@ -400,6 +412,16 @@ class ReferenceEngine:
         for row, sequence in enumerate(sequences):
             ids[row, width - len(sequence) :] = torch.tensor(list(sequence))
             mask[row, width - len(sequence) :] = 1
+        return ids.to(self.device), mask.to(self.device)
+
+    def _pad_right(self, sequences: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return right-padded ids and their mask."""
+        width = max(len(sequence) for sequence in sequences)
+        ids = torch.full((len(sequences), width), self.end_token, dtype=torch.int64)
+        mask = torch.zeros((len(sequences), width), dtype=torch.int64)
+        for row, sequence in enumerate(sequences):
+            ids[row, : len(sequence)] = torch.tensor(list(sequence))
+            mask[row, : len(sequence)] = 1
         return ids.to(self.device), mask.to(self.device)
 
     def _edit(self, embeds: torch.Tensor, ids: torch.Tensor, plan: RowPlan, start: int) -> None:
