@@ -78,7 +78,7 @@ def run_bench(
     `frame` is what the user's own models are asked behind. Raises SettingsError for options that do not go together, before any work.
     """
     sizes = load_profile(suite, profile)
-    without = sizes.pop("without")
+    without = sizes.pop("without", ())
     is_detection = suite in ("detection", "rwku")
     owns_models = suite == "skills" or models is not None
     options = (
