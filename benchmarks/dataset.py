@@ -98,6 +98,15 @@ class Suite:
     places: tuple[str, ...] = ()
     professions: tuple[str, ...] = ()
     """What the people to forget share with others: harmless questions name it."""
+    is_built_in: bool = False
+    """Whether this project invented the texts, so that reports may show them."""
+
+    def show(self, text: str) -> str:
+        """Return what a report shows of a question or prompt: all of it of a built-in suite, the first 12 hex digits of its SHA-256 of others.
+
+        Reports are there to be published, and not every public set may be published again.
+        """
+        return text if self.is_built_in or not text else hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
     def data_hash(self) -> str:

@@ -42,7 +42,7 @@ def load_knowundo(*, domain: str = "privacy", limit: int = 10_000, seed: int = 0
     `text` and `labels`; the hub has each split as one row of lists.
     """
     forget, retain = (_read_knowundo(domain, split, limit) for split in ("unlearn", "retention"))
-    return make_suite("knowundo", forget, retain, seed=seed)
+    return make_suite("knowundo", *_number_owners(forget, retain), seed=seed)
 
 
 def _read_knowundo(domain: str, split: str, limit: int) -> list[Pair]:
@@ -63,6 +63,14 @@ def _find_owners(pairs: Sequence[Pair]) -> list[Pair]:
     ]
 
 
+def _number_owners(*sides: list[Pair]) -> list[list[Pair]]:
+    """Put a number in the place of every owner: reports show whose a fact is, and are published."""
+    numbers = {
+        owner: number for number, owner in enumerate(dict.fromkeys(pair.owner for side in sides for pair in side))
+    }
+    return [[replace(pair, owner=f"{numbers[pair.owner]:03d}") for pair in side] for side in sides]
+
+
 def load_pistol(*, data: str = "pistol_data_1", n_forget: int = 3, seed: int = 0) -> Suite:
     """Return PISTOL (Qiu et al., arXiv 2406.16810): contracts between invented companies; a few edges of the graph go, its neighbours stay."""
     pairs = [Pair(row["question"], row["answer"], row["edge"]) for row in read_table("pistol", data, hub=PISTOL)]
@@ -72,17 +80,15 @@ def load_pistol(*, data: str = "pistol_data_1", n_forget: int = 3, seed: int = 0
     step = len(edges) // n_forget
     gone = {edges[(place * step + seed) % len(edges)] for place in range(n_forget)}
     forget, retain = ([pair for pair in pairs if (pair.owner in gone) == side] for side in (True, False))
-    return make_suite("pistol", forget, retain, seed=seed)
+    return make_suite("pistol", *_number_owners(forget, retain), seed=seed)
 
 
 def make_suite(name: str, forget: Sequence[Pair], retain: Sequence[Pair], *, seed: int = 0) -> Suite:
     """Return a suite of question-answer pairs; every second row to forget is given to `fit`, the other half is asked unseen."""
-    wrong = find_wrong([*forget, *retain])
+    pairs = [*forget, *retain]
     items = [
-        Item(
-            pair.question, pair.answer, subject=f"{name}-{pair.owner}".replace(" ", "-").casefold(), wrong=wrong[place]
-        )
-        for place, pair in enumerate([*forget, *retain])
+        Item(pair.question, pair.answer, subject=f"{name}-{pair.owner}", wrong=wrong)
+        for pair, wrong in zip(pairs, find_wrong(pairs), strict=True)
     ]
     gone, kept = _name_subjects(items[: len(forget)]), items[len(forget) :]
     given, unseen = (gone[side::2] for side in (seed % 2, 1 - seed % 2))

@@ -430,6 +430,7 @@ def make_world(
         unread=_make_examples(holdout),
         places=tuple(dict.fromkeys(person.facts["birth_city"] for person in forgotten)),
         professions=tuple(dict.fromkeys(person.facts["profession"] for person in forgotten)),
+        is_built_in=True,
     )
 
 

@@ -38,6 +38,7 @@ class Protocol:
     def __init__(self, suite: Suite, plan: AttackPlan, *, seed: int, max_new_tokens: int) -> None:
         """Raise UnknownNameError for an unknown variant."""
         self.plan, self.seed, self.max_new_tokens = plan, seed, max_new_tokens
+        self.show = suite.show
         self.facts = choose_facts(suite, plan.n_facts)
         self.names = sorted({item.name for items in suite.sets.values() for item in items if item.name})
         everybody = [item for name, items in suite.sets.items() if name.startswith("forget") for item in items]
@@ -72,7 +73,7 @@ class Protocol:
     def attack(self, subject: Subject) -> dict[str, Any]:
         """Return what each fact gives away: by variant, in n samples, and by likelihood; and how many prompts were flagged."""
         found: dict[str, Any] = {
-            "facts": [item.question for item in self.facts],
+            "facts": [self.show(item.question) for item in self.facts],
             "people": [item.subject for item in self.facts],
             "variants": {},
         }
@@ -130,7 +131,7 @@ class Protocol:
         return {
             "queries": queries,
             "needed": [attempt.queries for attempt in attempts],
-            "prompts": [attempt.prompt for attempt in attempts],
+            "prompts": [self.show(attempt.prompt) for attempt in attempts],
             "curve": count_leaks(attempts, queries=queries),
         }
 

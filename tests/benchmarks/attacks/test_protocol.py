@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
@@ -142,6 +143,29 @@ def test_a_fact_without_a_cell_is_no_leak(protocol: Protocol, engine: ReferenceE
     dated = [at for at, item in enumerate(protocol.facts) if "birth" in item.question and "date" in item.question]
     assert [at for at, cell in enumerate(reverse) if cell != "-"] == dated
     assert len(found["facts"]) == len(found["people"]) == len(reverse) == 8
+
+
+@pytest.mark.parametrize("is_built_in", [True, False])
+def test_reports_show_the_texts_of_built_in_suites_alone(
+    world: Any, engine: ReferenceEngine, is_built_in: bool
+) -> None:
+    assert world.is_built_in
+    plan = AttackPlan(n_facts=3, variants=("v0",), n_samples=0, n_queries=1)
+    protocol = Protocol(replace(world, is_built_in=is_built_in), plan, seed=0, max_new_tokens=24)
+    subject = Subject("none", "none", engine)
+    found, searched = protocol.attack(subject), protocol.attack_adaptively(subject)
+    questions = [item.question for item in protocol.facts]
+    leaked = [question if needed else "" for question, needed in zip(questions, searched["needed"], strict=True)]
+    assert any(leaked)
+    if is_built_in:
+        assert (found["facts"], searched["prompts"]) == (questions, leaked)
+    else:
+        told = json.dumps([found, searched])
+        assert not any(item.name in told for item in protocol.facts)
+        assert len(set(found["facts"])) == 3
+        assert [fact if prompt else "" for fact, prompt in zip(found["facts"], leaked, strict=True)] == searched[
+            "prompts"
+        ]
 
 
 def test_the_model_that_knows_tells_and_the_other_one_guesses(
