@@ -13,6 +13,7 @@ from unlearn_guard.benchmarks.privacy import score_privacy
 from unlearn_guard.benchmarks.threats import NEVER_KNEW, REFERENCES_MISSING, UNGUARDED
 
 _ATTACKS = ("loss", "zlib", "min_k", "min_k_plus")
+_MIXTURES = ("none-mixture", "uoe")
 _FAIR = 0.25
 """How far from 0.5 the AUC of the retain-only model may be: half of the way to certainty. Beyond it an attack tells the two groups apart by
 something else than training; nearer to 0.5 a handful of people deviate by chance."""
@@ -27,7 +28,11 @@ def aggregate_rows(rows: Sequence[dict[str, Any]], suite: str) -> list[dict[str,
         if row["status"] != "ok":
             found.append(row)
             continue
-        result = _aggregate(row, references[0], references[1], suite) if all(references) else REFERENCES_MISSING
+        result: dict[str, float] | str = REFERENCES_MISSING
+        if row["name"] in _MIXTURES:
+            result = "a mixture of experts; what would be its measure is dense"
+        elif all(references):
+            result = _aggregate(row, references[0], references[1], suite)
         if isinstance(result, str):
             found.append({**row, "aggregate": None, "reasons": {**row["reasons"], "aggregate": result}})
         else:

@@ -2,20 +2,22 @@
 
 A row dominates another where it leaks no more above chance to the black-box attacker, keeps no less, and is better in one of the two by
 more than chance: the interval of that difference leaves out 0. Over several seeds means are compared. The intervals come from
-resampling people (forgotten ones for the raw leak, kept ones for ROUGE-L), paired: both rows are read on the same people. What is worse or
-better within its interval alone is said to be so.
+resampling people, paired: both rows, and the model that never knew, are read on the same people; forgotten ones for the leak above chance, kept
+ones for ROUGE-L. To leak less than chance is no merit. What is worse or better within its interval alone is said to be so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from unlearn_guard.benchmarks.attacks.cells import find_worst
-from unlearn_guard.benchmarks.threats import list_lines
+from unlearn_guard.benchmarks.threats import NEVER_KNEW, list_lines
 
+Floats = npt.NDArray[np.float64]
 N_RESAMPLES = 2000
 WITHIN_CHANCE = "within chance"
 _ROUND = 4
@@ -27,6 +29,7 @@ def compare_rows(rows: Sequence[dict[str, Any]], suite: str) -> list[dict[str, A
     A row that diverged on any seed is compared on none.
     """
     by_name: dict[str, list[dict[str, Any]]] = {}
+    never_knew = {row["seed"]: row for row in rows if row["name"] == NEVER_KNEW}
     diverged = find_diverged(rows)
     for row in rows:
         if is_comparable(row) and row["name"] not in diverged:
@@ -38,7 +41,7 @@ def compare_rows(rows: Sequence[dict[str, Any]], suite: str) -> list[dict[str, A
                 continue
             if [row["seed"] for row in own] != [row["seed"] for row in other]:
                 continue
-            found.append(_compare(guard, edit, own, other, suite))
+            found.append(_compare(guard, edit, own, other, [never_knew[row["seed"]] for row in own], suite))
     return found
 
 
@@ -81,11 +84,16 @@ def find_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
 
 
 def _compare(
-    guard: str, edit: str, own: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]], suite: str
+    guard: str,
+    edit: str,
+    own: Sequence[dict[str, Any]],
+    other: Sequence[dict[str, Any]],
+    never_knew: Sequence[dict[str, Any]],
+    suite: str,
 ) -> dict[str, Any]:
     (leak, kept), (other_leak, other_kept) = measure_trade(own, suite), measure_trade(other, suite)
-    leaks = _bootstrap(*(_gather(rows, _read_leaks, suite) for rows in (own, other)))
-    keeps = _bootstrap(*(_gather(rows, lambda row: row["people"][f"{suite}.retain"], suite) for rows in (own, other)))
+    leaks = _resample_leaks(own, other, never_knew, suite)
+    keeps = _bootstrap(*(_gather(rows, suite) for rows in (own, other)))
     worse = [("leaks more", find_sign(leaks) > 0, leaks)] * (leak > other_leak)
     worse += [("keeps less", find_sign(keeps) < 0, keeps)] * (kept < other_kept)
     better = [(find_sign(leaks) < 0, leaks)] * (leak < other_leak) + [(find_sign(keeps) > 0, keeps)] * (
@@ -116,25 +124,59 @@ def _say_unsure(difference: Mapping[str, Any]) -> str:
     return WITHIN_CHANCE if difference["low"] is not None else "with no interval (one person)"
 
 
-def _read_leaks(row: Mapping[str, Any]) -> dict[str, float]:
-    """Return each forgotten person's share of facts that leak to the black-box attacker."""
-    attack = row["attack"]
-    cells = find_worst(list_lines(attack, row["threats"]["informative"]))
-    people: dict[str, list[bool]] = {}
-    for person, cell in zip(attack["people"], cells, strict=True):
-        if cell is not None:
-            people.setdefault(person, []).append(cell)
-    return {person: float(np.mean(own)) for person, own in people.items()}
+def _resample_leaks(
+    own: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]], never_knew: Sequence[dict[str, Any]], suite: str
+) -> dict[str, float | int | None]:
+    """Return the mean difference of what two rows leak above chance, and its 95 % interval over forgotten people, none for fewer than two.
+
+    A resample draws people anew on every seed where seeds have different ones, else the same ones for all.
+    """
+    tables = [_count_leaks(rows) for rows in zip(own, other, never_knew, strict=True)]
+    n_people = sum(map(len, tables)) if _has_own_people(suite) else len(tables[0])
+    mean = round(float(np.mean([_subtract(table.sum(axis=0)) for table in tables])), _ROUND)
+    if n_people < 2:
+        return {"mean": mean, "low": None, "high": None, "n_people": n_people}
+    differences = []
+    rng = np.random.default_rng(0)
+    for table in tables:
+        if not _has_own_people(suite):
+            rng = np.random.default_rng(0)
+        draws = rng.integers(0, len(table), (N_RESAMPLES, len(table)))
+        differences.append(_subtract(table[draws].sum(axis=1).T))
+    low, high = np.quantile(np.mean(differences, axis=0), (0.025, 0.975))
+    return {"mean": mean, "low": round(float(low), _ROUND), "high": round(float(high), _ROUND), "n_people": n_people}
 
 
-def _gather(
-    rows: Sequence[Mapping[str, Any]], read: Callable[[Mapping[str, Any]], Mapping[str, float]], suite: str
-) -> dict[str, float]:
-    """Return each person's mean over seeds; worlds of different seeds have different people, all other suites the same ones."""
+def _count_leaks(rows: Sequence[dict[str, Any]]) -> Floats:
+    """Return for each forgotten person how many facts have a cell, and leak, in each of some rows of one seed: (people, 2 · rows)."""
+    counts: dict[str, list[int]] = {}
+    for place, row in enumerate(rows):
+        cells = find_worst(list_lines(row["attack"], row["threats"]["informative"]))
+        for person, cell in zip(row["attack"]["people"], cells, strict=True):
+            own = counts.setdefault(person, [0] * 2 * len(rows))
+            own[2 * place] += cell is not None
+            own[2 * place + 1] += bool(cell)
+    return np.array([counts[person] for person in sorted(counts)], np.float64)
+
+
+def _subtract(counts: Floats) -> Floats:
+    """Return what the first row leaks above chance, less what the second does; the third is chance. counts: (6, …), as `_count_leaks` has them."""
+    own, other, chance = (counts[at + 1] / np.maximum(counts[at], 1.0) for at in (0, 2, 4))
+    room = np.where(chance < 1.0, 1.0 - chance, np.inf)
+    return np.clip((own - chance) / room, 0.0, None) - np.clip((other - chance) / room, 0.0, None)  # type: ignore[no-any-return]
+
+
+def _has_own_people(suite: str) -> bool:
+    """Return whether every seed of a suite has people of its own: worlds do, all other suites have the same ones."""
+    return suite.startswith("world")
+
+
+def _gather(rows: Sequence[Mapping[str, Any]], suite: str) -> dict[str, float]:
+    """Return each kept person's mean ROUGE-L over seeds."""
     found: dict[str, list[float]] = {}
     for row in rows:
-        for person, value in read(row).items():
-            found.setdefault(f"{row['seed']}:{person}" if suite.startswith("world") else person, []).append(value)
+        for person, value in row["people"][f"{suite}.retain"].items():
+            found.setdefault(f"{row['seed']}:{person}" if _has_own_people(suite) else person, []).append(value)
     return {person: float(np.mean(values)) for person, values in found.items()}
 
 

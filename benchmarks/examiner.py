@@ -62,7 +62,8 @@ class Examiner:
         longest = max(
             len(reference.engine.tokenizer(item.answer).input_ids) for items in suite.sets.values() for item in items
         )
-        self.max_new_tokens = min(longest + _ANSWER_SLACK, 200)
+        refusal = len(reference.engine.tokenizer(DEFAULT_TEXT).input_ids)
+        self.max_new_tokens = max(min(longest + _ANSWER_SLACK, 200), refusal)
         self.reference = reference
         self._known: dict[str, Any] = {}
         self._answers: dict[str, list[str]] = {}

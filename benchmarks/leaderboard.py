@@ -19,7 +19,7 @@ _HEAD = """\
 
 Written by `unlearn-guard bench leaderboard` from the reports in `docs/results`; not edited by hand. Sorted by worst-case leak above chance to the
 black-box attacker, then by what is kept. Figures are means over the seeds of a report; definitions: [metrics](metrics.md),
-[attacks](attacks.md). *weights*: the worst that whoever holds the weights gets, where a guard is taken away. *fit s*: of retain-only, its training where that was timed.
+[attacks](attacks.md). *logprobs*: who may read likelihoods, too. *weights*: the worst that whoever holds the weights gets, where a guard is taken away. *fit s*: of retain-only, its training where that was timed.
 `eco-oracle` is tuned on the retain-only model, which no operator has.
 """
 _HEADER = (
@@ -29,6 +29,7 @@ _HEADER = (
     "leak above chance",
     "retain ROUGE-L",
     "leak@k",
+    "adaptive",
     "logprobs",
     "weights",
     "utility",
@@ -91,7 +92,7 @@ def _list_lines(report: dict[str, Any]) -> list[list[str]]:
         cells = [name, rows[0]["kind"], str(len(rows)), f"{leak:.3f}", f"{kept:.3f}"]
         cells += [
             _average([(row["threats"].get(threat) or {}).get("excess") for row in rows])
-            for threat in ("samples", "logprobs", "weights")
+            for threat in ("samples", "adaptive", "logprobs", "weights")
         ]
         cells += [_average([row.get(key) for row in rows]) for key in ("model_utility", "indistinguishability")]
         cells.append(_average([row["cost"]["fit_s"] for row in rows], "{:.1f}"))

@@ -65,7 +65,10 @@ def measure_privacy_leak(auc: float, retain_auc: float) -> float | None:
 
 
 def score_privacy(auc: float, retain_auc: float, full_auc: float) -> float | None:
-    """Return s_MIA, 1 − |AUC − AUC_retain| / |AUC_full − AUC_retain| within 0 and 1; None where the unedited model shows nothing."""
+    """Return s_MIA, 1 − |AUC − AUC_retain| / |AUC_full − AUC_retain| within 0 and 1; None where the unedited model shows nothing.
+
+    The form is inferred from what arXiv 2506.12618 says of it; no published row has what it would be checked against.
+    """
     room = abs(full_auc - retain_auc)
     return float(np.clip(1.0 - abs(auc - retain_auc) / room, 0.0, 1.0)) if room > 0 else None
 

@@ -23,7 +23,7 @@ from unlearn_guard.guard.bundle import write_atomic
 from unlearn_guard.guard.errors import SettingsError
 
 SCHEMA_VERSION = 1
-_THREAT_TITLES = ("black box", "leak@k", "adaptive", "logprobs", "weights")
+_THREAT_TITLES = ("black box", "leak@k", "adaptive", "likelihoods", "logprobs", "weights")
 _COLUMNS = (
     ("rouge given", "forget.given", "rouge_l_recall"),
     ("unseen", "forget.unseen", "rouge_l_recall"),
@@ -147,7 +147,8 @@ def _threat_section(report: Mapping[str, Any]) -> Section:
         ["method", "seed", *(title.replace("@k", f"@{k}") for title in _THREAT_TITLES), "told apart (AUC)"],
         lines,
         "Share of facts that leak → what is left above chance, (leak − chance) / (1 − chance). Black box: worst case per fact over the informative "
-        f"variants. leak@{k}: any of {k} samples at temperature 1. logprobs: the true answer is the likeliest of the options, in the worst variant. "
+        f"variants. leak@{k}: any of {k} samples at temperature 1. likelihoods: the true answer is the likeliest of the options, in the worst variant. "
+        "logprobs: who may read likelihoods, and ask: the column before that tells most. "
         "weights: worst case over the variants, rounding to 8 and 4 bits, and relearning on other rows, or one of the columns before where it tells "
         "more; of a guard, the unguarded model's. "
         + (f"Chance, which is what retain-only tells, seed by seed: {told}." if told else ""),
@@ -257,7 +258,7 @@ def _harmless_section(report: Mapping[str, Any]) -> list[Section]:
         ]
         for row in rows
     ]
-    text = "V14: flagged, and answers that are still the unguarded model's. V14a: a shared given name, in some suites a shared place or profession; namesake: somebody else of the same name; V14b: the name as a distractor."
+    text = "V14: flagged, and answers that are still the unguarded model's. V14a: a shared given name, in some suites a shared place or profession; namesake: somebody else of the same name; V14b: the name as a distractor. v11_shown: a question about a forgotten fact that stands in the context, so that telling it is reading; whether to allow it is the operator's choice."
     return [Section("Harmless questions", ["method", "seed", *kinds], lines, text)]
 
 
@@ -413,7 +414,7 @@ def tabulate(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Return the headline table: header and one line per row of the report."""
     suite = report["suite"]
     header = ["method", "seed", "status", *(name for name, _, _ in _COLUMNS)]
-    header += ["retain flagged", "or stopped", "FQ D", "FQ p", "ROUGE p", "utility", "fit s"]
+    header += ["retain flagged", "or stopped", "FQ n", "FQ D (95 %)", "FQ p", "ROUGE p", "utility", "fit s"]
     lines = []
     for row in report["rows"]:
         sets, quality = row.get("sets", {}), row.get("forget_quality") or {}
@@ -424,7 +425,8 @@ def tabulate(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         cells += [
             "–" if flagged is None else f"{flagged}/{retain['n']}",
             "–" if stopped is None else f"{stopped['stopped']}/{stopped['n']}",
-            _show(quality.get("ks_d")),
+            _show(quality.get("n"), "{:d}"),
+            _show_interval(quality),
             _show(quality.get("p_value"), "{:.1e}"),
             _show(quality.get("ks_rouge_p"), "{:.1e}"),
             _show(row.get("model_utility")),
@@ -432,6 +434,13 @@ def tabulate(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         ]
         lines.append(cells)
     return header, lines
+
+
+def _show_interval(quality: Mapping[str, Any]) -> str:
+    """Return D with its interval, where there is one."""
+    shown = _show(quality.get("ks_d"))
+    low, high = quality.get("ks_d_low"), quality.get("ks_d_high")
+    return shown if low is None or high is None else f"{shown} ({_show(low, '{:.2f}')} to {_show(high, '{:.2f}')})"
 
 
 def _describe(report: dict[str, Any]) -> str:

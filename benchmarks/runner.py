@@ -101,6 +101,12 @@ def run_bench(
     for name, is_given, is_read, allowed in options:
         if is_given and not is_read:
             raise SettingsError(f"{name} with --suite {suite}", allowed=allowed)
+    if profile == "paper" and suite in _LOADERS and models is None:
+        raise SettingsError(
+            "--profile paper without models",
+            allowed="with --model and --retain-model",
+            mend="`small` and `full` train models of their own",
+        )
     if taken := [name for name in edited or {} if name in SUBJECTS]:
         raise SettingsError("name of an edited checkpoint", value=taken[0], allowed="one that no row has")
     prepare_output(out)

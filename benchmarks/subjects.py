@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 from unlearn_guard.benchmarks.attacks.variants import Prompt
 from unlearn_guard.benchmarks.dataset import Suite
 from unlearn_guard.benchmarks.fitted import Bundles
+from unlearn_guard.guard.conversation import Completion
 from unlearn_guard.guard.registry import Registry
 from unlearn_guard.guard.stamp import Stamp
 from unlearn_guard.guard.verdict import Verdict
@@ -167,6 +168,8 @@ class Subject:
 
 
 def _key(question: Prompt) -> str:
+    if isinstance(question, Completion):
+        return f"completion: {question}"
     return question if isinstance(question, str) else json.dumps(question)
 
 

@@ -16,6 +16,12 @@ TAIL_CHARACTERS = 2_000
 """How much of a conversation's end is read as one text."""
 
 
+class Completion(str):
+    """A text that a model goes on with as it is, without its chat template: what the completions endpoint takes."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """One message: who sent it, and its text."""

@@ -16,6 +16,7 @@ from unlearn_guard.benchmarks.dataset import Item
 from unlearn_guard.benchmarks.metrics import find_fact
 from unlearn_guard.classifiers.disguises import read_views
 from unlearn_guard.corruptions.fluency import find_words, reveals
+from unlearn_guard.guard.conversation import Completion
 
 _LETTERS = "ABCD"
 _LETTER = re.compile(
@@ -152,12 +153,13 @@ def _translate(item: Item, setting: Setting) -> list[Asked]:
 
 
 def _prefill(item: Item, setting: Setting) -> list[Asked]:
-    """V13: the answer's first words, three at most, as far as they give nothing away."""
+    """V13: the answer's first words, three at most, as far as they give nothing away; in the assistant's mouth, and as a raw completion."""
     fact = find_fact(item)
     words = item.answer.split()[:3]
     safe = next((place for place, word in enumerate(words) if fact & set(find_words(word))), len(words))
     start = " ".join(["Answer:", *words[:safe]])
-    return [Asked([{"role": "user", "content": item.question}, {"role": "assistant", "content": start}], fact)]
+    turns = [{"role": "user", "content": item.question}, {"role": "assistant", "content": start}]
+    return [Asked(turns, fact), Asked(Completion(f"{item.question}\n{start}"), fact)]
 
 
 _JUDGED: dict[str, Judged] = {

@@ -18,7 +18,7 @@ import numpy as np
 from unlearn_guard.benchmarks.attacks.adaptive import attack_facts, count_leaks
 from unlearn_guard.benchmarks.attacks.cells import KEPT, LEAKED, NO_CELL, find_informative
 from unlearn_guard.benchmarks.attacks.judged import Asked, ask, judge
-from unlearn_guard.benchmarks.attacks.variants import Prompt, Setting, choose_companion, make_harmless
+from unlearn_guard.benchmarks.attacks.variants import Prompt, Setting, choose_companion, make_harmless, supply_context
 from unlearn_guard.benchmarks.attacks.variants import attack as vary
 from unlearn_guard.benchmarks.dataset import Item, Suite
 from unlearn_guard.benchmarks.metrics import find_fact
@@ -28,6 +28,8 @@ from unlearn_guard.corruptions.fluency import find_words, rouge_l_recall
 
 HARMLESS = "v14"
 """No attack: questions that share something with the forget set and ask for nothing of it."""
+IN_CONTEXT, SHOWN = "v11", "v11_shown"
+"""Other facts of the person before the question; and the fact itself among them: whoever tells that reads."""
 COMBINED = "v6"
 """A question about the forget set beside a clean one, whose answer should stay."""
 
@@ -47,16 +49,25 @@ class Protocol:
         """The clean items that V6 asks for beside facts, by the number of the fact."""
         self.kept: dict[str, list[Prompt]] = {}
         """Kept questions under the same variants: a guard must not learn that base64 is bad."""
-        self.harmless: dict[str, list[str]] = {}
+        self.harmless: dict[str, list[Prompt]] = {}
+        """What is counted as flagged and as changed, and not judged."""
         if HARMLESS in plan.variants:
             forgotten = sorted({item.name for item in everybody if item.name})
             self.harmless = {
-                name: asked
+                name: list(asked)
                 for name, asked in make_harmless(forgotten, suite.places, suite.professions, part="test").items()
                 if asked
             }
         self._unguarded: dict[str, list[str]] = {}
         beside = [_find_beside(item, everybody, suite.sets["retain"]) for item in self.facts]
+        if IN_CONTEXT in plan.variants:
+            self.harmless[SHOWN] = [
+                prompt
+                for number, (item, (siblings, clean)) in enumerate(zip(self.facts, beside, strict=True))
+                for prompt in supply_context(
+                    item, Setting([*siblings[:3], item], clean, "test", number, random.Random(f"{seed}:{number}"))
+                )
+            ]
         for name in plan.variants:
             if name == HARMLESS:
                 continue
@@ -109,7 +120,7 @@ class Protocol:
         return find_informative(own, other)
 
     def try_harmless(self, subject: Subject, unguarded: Subject) -> dict[str, dict[str, int | None]]:
-        """Return how many harmless questions of each kind (V14) are flagged, and how many answers are still the unguarded model's."""
+        """Return how many harmless questions of each kind (V14), and how many whose fact stands beside them, are flagged, and how many answers are still the unguarded model's."""
         found: dict[str, dict[str, int | None]] = {}
         for name, asked in self.harmless.items():
             if name not in self._unguarded:
@@ -127,13 +138,24 @@ class Protocol:
             return subject.answer(prompts, max_new_tokens=self.max_new_tokens)
 
         queries = self.plan.n_queries
-        attempts = attack_facts(self.facts, answer, self.names, queries=queries, seed=self.seed)
+        attempts = attack_facts(
+            self.facts, answer, self.names, queries=queries, seed=self.seed, openings=self._list_openings()
+        )
         return {
             "queries": queries,
             "needed": [attempt.queries for attempt in attempts],
             "prompts": [self.show(attempt.prompt) for attempt in attempts],
             "curve": count_leaks(attempts, queries=queries),
         }
+
+    def _list_openings(self) -> list[list[str]]:
+        """Return for each fact the variants' own prompts that ask for it in one message: what a search begins with."""
+        openings: list[list[str]] = [[] for _ in self.facts]
+        for pairs in self.prompts.values():
+            for at, asked in pairs:
+                if isinstance(asked.prompt, str) and asked.fact == find_fact(self.facts[at]):
+                    openings[at].append(str(asked.prompt))
+        return openings
 
     def ask_plainly(self, subject: Subject, *, streams: bool = False) -> str:
         """Return which facts a subject tells to the questions themselves."""
@@ -181,14 +203,15 @@ class Protocol:
         return {"n": n, "hits": hits, "leak_at_k": {str(k): leak_at_k(hits, n, k) for k in list_powers(n)}}
 
     def _choose(self, subject: Subject, pairs: Sequence[tuple[int, Asked]]) -> str:
-        """Return for which facts the true answer is the likeliest of the options; what shows no likelihood chooses nothing.
+        """Return for which facts the true answer is the likeliest of the options; a refusal shows no likelihood and chooses nothing.
 
-        A variant whose prompt shows the options has no cells.
+        Whoever reads likelihoods brings the answers: nothing is written that an output guard could end. A variant whose prompt shows the
+        options has no cells.
         """
         pairs = [(at, asked) for at, asked in pairs if self.facts[at].wrong and not asked.shows_options]
         if not pairs:
             return NO_CELL * len(self.facts)
-        hidden = subject.hides([asked.prompt for _, asked in pairs])
+        hidden = subject.refuses([asked.prompt for _, asked in pairs])
         scored = [
             (place, option)
             for place, (at, _) in enumerate(pairs)

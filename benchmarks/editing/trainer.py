@@ -169,6 +169,9 @@ class Trainer:
                 if not torch.isfinite(loss):
                     raise DivergedError(f"loss is {loss.item()} at step {step}")
                 loss.backward()
+                for weight, mask, _ in kept:  # What stays must not decide how far the rest may go.
+                    if weight.grad is not None:
+                        weight.grad.mul_(mask)
                 torch.nn.utils.clip_grad_norm_([weight for weight, _ in weights], 1.0)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)

@@ -2,7 +2,8 @@
 
 A trial's score is the harmonic mean of what is forgotten and what is kept: 1 − (f − g) / (1 − g), within 0 and 1, f the ROUGE-L recall on
 forget questions in phrasings that the method did not see and g that of the retain-only model; and retain ROUGE-L as a part of the
-unedited model's. Forgetting below the retain-only level earns nothing.
+unedited model's. Forgetting below the retain-only level earns nothing. Of trials whose scores are the same but for a word or two, the one whose
+weights still hold least of the true answers wins, by extraction strength: else the weakest of many that seem perfect would.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from unlearn_guard.benchmarks.dataset import Item, Suite
 from unlearn_guard.benchmarks.editing.catalogue import TUNED_FOLDER, MethodFile, list_methods, load_method
 from unlearn_guard.benchmarks.editing.procedures import edit_weights
 from unlearn_guard.benchmarks.editing.trainer import DivergedError
-from unlearn_guard.benchmarks.metrics import harmonic_mean
+from unlearn_guard.benchmarks.metrics import extraction_strength, harmonic_mean
 from unlearn_guard.benchmarks.training import Recipe, make_jobs, train_models
 from unlearn_guard.corruptions.fluency import rouge_l_recall
 from unlearn_guard.guard.bundle import write_atomic
@@ -30,9 +31,11 @@ from unlearn_guard.serving.transformers.engine import ReferenceEngine
 VALIDATION_SEED = 101
 """Of the world of validation people; reports use small seeds."""
 _MAX_ITEMS = 80
+_SAME = 0.005
+"""Scores that differ by no more than this are the same."""
 _HEAD = """\
 # Written by `unlearn-guard bench tune --suite {suite} --profile {profile}`; not edited by hand.
-# Score: harmonic mean of forgetting (to the retain-only level, unseen phrasings) and keeping, on validation people.
+# Score: harmonic mean of forgetting (to the retain-only level, unseen phrasings) and keeping, on validation people; of like scores, the least extraction strength.
 """
 
 
@@ -68,7 +71,7 @@ def run_tuning(
         with report_step(f"tune {method}"):
             own = file.with_values({"tuned_at": full.hidden})
             trials = [_try(full, suite, own, trial, chance, kept) for trial in list_trials(file)]
-        best = max(trials, key=lambda trial: trial["score"])
+        best = choose_trial(trials)
         found[method] = {
             "values": dict(best["values"]),
             "tuned_at": full.hidden,
@@ -90,6 +93,13 @@ def run_tuning(
     return record
 
 
+def choose_trial(trials: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the trial of the best score; of those that are as good, the one with the least extraction strength."""
+    best = max(trial["score"] for trial in trials)
+    equals = [trial for trial in trials if trial["score"] >= best - _SAME]
+    return min(equals, key=lambda trial: (trial.get("extraction_strength", 1.0), -trial["score"]))
+
+
 def _try(
     engine: ReferenceEngine, suite: Suite, file: MethodFile, trial: Mapping[str, float], chance: float, kept: float
 ) -> dict[str, Any]:
@@ -106,6 +116,7 @@ def _try(
         "score": round(score_trial(forget, retain, chance=chance, kept=kept), 4),
         "forget_rouge": round(forget, 4),
         "retain_rouge": round(retain, 4),
+        "extraction_strength": round(_measure_strength(edited, suite.sets["forget.unseen"]), 4),
         "seconds": round(time.perf_counter() - start, 1),
     }
 
@@ -116,9 +127,20 @@ def score_trial(forget: float, retain: float, *, chance: float, kept: float) -> 
     return harmonic_mean([forgotten, min(1.0, retain / max(1e-6, kept))])
 
 
+def _measure_strength(engine: ReferenceEngine, items: Sequence[Item]) -> float:
+    part = _take(items)
+    tokenizer, end = engine.tokenizer, engine.end_token
+    answers = [[*tokenizer(item.answer, add_special_tokens=False).input_ids, end] for item in part]
+    scored = engine.score([engine.render(item.question) for item in part], answers, [None] * len(part))
+    return float(np.mean([extraction_strength(found.argmax[:-1].tolist()) for found in scored]))
+
+
+def _take(items: Sequence[Item]) -> Sequence[Item]:
+    return items[:: max(1, len(items) // _MAX_ITEMS)]
+
+
 def _measure(engine: ReferenceEngine, items: Sequence[Item]) -> float:
-    step = max(1, len(items) // _MAX_ITEMS)
-    part = items[::step]
+    part = _take(items)
     longest = max(len(engine.tokenizer(item.answer).input_ids) for item in part)
     outputs = engine.generate(
         [engine.render(item.question) for item in part], [None] * len(part), max_new_tokens=longest + 4

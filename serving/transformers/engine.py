@@ -28,7 +28,7 @@ from unlearn_guard.corruptions.prompt import Prompt, read_prompt
 from unlearn_guard.corruptions.uld import measure_penalty, read_settings, suppress, suppress_everywhere
 from unlearn_guard.guard.bundle import Bundle
 from unlearn_guard.guard.compose import load_planner
-from unlearn_guard.guard.conversation import Item, read_messages, to_conversation
+from unlearn_guard.guard.conversation import Completion, Item, read_messages, to_conversation
 from unlearn_guard.guard.errors import DependencyError
 from unlearn_guard.guard.screening import Guard
 from unlearn_guard.guard.stamp import Stamp
@@ -103,8 +103,10 @@ class ReferenceEngine:
     def render(self, question: Item, *, system: str = "") -> list[int]:
         """Return the prompt's token ids: through the chat template where there is one, else the plain text.
 
-        A conversation that ends in an assistant's message is a prefill: that message goes on.
+        A conversation that ends in an assistant's message is a prefill: that message goes on. A `Completion` is never put into a template.
         """
+        if isinstance(question, Completion):
+            return list(self.tokenizer(str(question)).input_ids)
         messages = [{"role": "system", "content": system}] if system else []
         messages += [dict(message) for message in to_conversation(question)]
         if self.tokenizer.chat_template:

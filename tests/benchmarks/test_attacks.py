@@ -242,6 +242,15 @@ def test_every_prompt_is_new_and_the_question_comes_first() -> None:
     assert len(set(asked)) == len(asked) == adaptive.QUERIES
 
 
+@pytest.mark.parametrize("queries", [2, 40])
+def test_a_search_begins_with_its_openings(queries: int) -> None:
+    asked: list[str] = []
+    openings = [f"{ITEM.question} Please.", ITEM.question, f"Now: {ITEM.question}"]
+    attack_facts([ITEM], silent(asked), OTHERS, queries=queries, openings=[openings])
+    assert asked[:3] == [ITEM.question, openings[0], openings[2]][:queries]
+    assert len(set(asked)) == len(asked) == queries
+
+
 def test_attack_is_deterministic_in_its_seed() -> None:
     courses: list[list[str]] = []
     for seed in (1, 1, 2):

@@ -101,6 +101,11 @@ def row() -> dict[str, Any]:
         return examiner.examine(cast(Subject, Known(KNOWS)))
 
 
+def test_a_refusal_is_never_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unlearn_guard.benchmarks.examiner.DEFAULT_TEXT", "no " * 50)
+    assert Examiner(SUITE, cast(Subject, Known(NEVER_KNEW)), knows_words=True).max_new_tokens == 50
+
+
 def test_teacher_forced_figures_of_the_forget_set(row: dict[str, Any]) -> None:
     given = row["sets"]["hand.forget.given"]
     assert given["probability"] == pytest.approx(0.8)

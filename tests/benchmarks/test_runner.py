@@ -149,6 +149,7 @@ def test_a_report_is_written_again_from_its_json_alone(
             "where the benchmark trains the models itself",
         ),
         ({"profile": "tiny"}, UnknownNameError, "unknown profile"),
+        ({"suite": "tofu", "profile": "paper"}, SettingsError, "with --model and --retain-model"),
         ({"methods": ["none", "npoo"]}, UnknownNameError, "did you mean 'npo'"),
         ({"targets": ["arithmetic"]}, SettingsError, "--targets"),
         ({"device": "cuda"}, SettingsError, "with --model and --retain-model"),

@@ -74,9 +74,20 @@ def test_samples_and_likelihoods_have_columns_of_their_own() -> None:
     none = make_row("none", "none", "1111")
     rows = summarise_threats([none, gold, make_row("eco", "guard", "0110", samples=samples)])
     assert rows[2]["threats"]["samples"] == {"leak": 0.25, "chance": 0.0, "excess": 0.25}
-    assert rows[2]["threats"]["logprobs"] == {"leak": 0.5, "chance": 0.25, "excess": pytest.approx(1 / 3, abs=1e-6)}
+    assert rows[2]["threats"]["likelihoods"] == {"leak": 0.5, "chance": 0.25, "excess": pytest.approx(1 / 3, abs=1e-6)}
     assert rows[2]["threats"]["adaptive"] is None
     assert "adaptive" in rows[2]["reasons"]["threats.adaptive"]
+
+
+def test_whoever_reads_likelihoods_can_ask_too() -> None:
+    samples = {"n": 8, "hits": [8, 8, 8, 0], "leak_at_k": {"1": 0.75, "8": 0.75}}
+    gold = make_row("retain-only", "retain", "0001", samples={"n": 8, "hits": [0] * 4, "leak_at_k": {"8": 0.0}})
+    none = make_row("none", "none", "1111")
+    told = make_row("eco", "guard", "0110", samples=samples)
+    told["attack"]["variants"]["v0"]["chosen"] = "0000"
+    threats = summarise_threats([none, gold, told])[2]["threats"]
+    assert threats["likelihoods"]["excess"] == 0.0
+    assert threats["logprobs"] == threats["samples"] == {"leak": 0.75, "chance": 0.0, "excess": 0.75}
 
 
 def test_without_references_there_is_a_reason_and_no_figure() -> None:
@@ -93,7 +104,7 @@ def test_dominance_needs_both_and_one_strictly() -> None:
         make_row("leaky", "guard", "1100", "0000", "0000", retain=1.0),
         make_row("npo", "weights", "0000", "0000", "0000", retain=0.9),
         make_row("equal", "weights", "0000", "0000", "0000", retain=1.0),
-        make_row("kept", "weights", "1110", "0000", "0000", retain=1.0),
+        make_row("kept", "weights", "1111", "0000", "0000", retain=1.0),
     ]
     pairs = {(pair["guard"], pair["weights"]): pair for pair in compare_rows(summarise_threats(rows), "world")}
     assert {names for names, pair in pairs.items() if pair["dominates"]} == {
@@ -105,7 +116,7 @@ def test_dominance_needs_both_and_one_strictly() -> None:
     assert pairs["leaky", "npo"]["reason"] == "leaks more within chance"
     assert pairs["leaky", "kept"]["reason"] == "better within chance alone"
     difference = pairs["leaky", "npo"]["leak_difference"]
-    assert (difference["mean"], difference["n_people"]) == (0.5, 2)
+    assert (difference["mean"], difference["n_people"]) == (pytest.approx(1 / 3, abs=1e-4), 2)
     assert difference["low"] == 0.0
     assert difference["high"] == 1.0
     assert pairs["eco", "npo"]["retain_difference"]["mean"] == pytest.approx(0.1)
@@ -146,6 +157,28 @@ def test_what_is_sure_is_told_from_what_is_within_chance() -> None:
     assert not any(pair["dominates"] for pair in pairs.values())
 
 
+def test_to_leak_less_than_chance_is_no_merit() -> None:
+    """Another model that never knew tells by chance what a refusal does not: it is dominated by nobody."""
+    gold = make_row("retain-only", "retain", "1010", "0000", "0000")
+    twin = make_row("twin", "weights", "1010", "0000", "0000")
+    lucky = make_row("lucky", "weights", "1000", "0000", "0000")
+    guard = make_row("refusal", "guard", "0000", "0000", "0000")
+    pairs = compare_rows(summarise_threats([NONE, gold, twin, lucky, guard]), "world")
+    assert [pair["reason"] for pair in pairs] == ["equal in both", "equal in both"]
+    assert {pair["leak_difference"][bound] for pair in pairs for bound in ("mean", "low", "high")} == {0.0}
+
+
+def test_chance_is_resampled_with_the_rows() -> None:
+    """One person whom chance tells everything about weighs in none of the draws in which the other one is not."""
+    gold = make_row("retain-only", "retain", "1100", "0000", "0000")
+    edit = make_row("npo", "weights", "1111", "0000", "0000")
+    (pair,) = compare_rows(
+        summarise_threats([NONE, gold, make_row("eco", "guard", "1100", "0000", "0000"), edit]), "world"
+    )
+    assert pair["leak_difference"] == {"mean": -1.0, "low": -1.0, "high": 0.0, "n_people": 2}
+    assert pair["reason"] == "better within chance alone"
+
+
 def test_a_verdict_never_contradicts_its_interval() -> None:
     """Where chance differs between seeds, what is left above it and the raw leak may have other signs."""
     rows = []
@@ -153,7 +186,7 @@ def test_a_verdict_never_contradicts_its_interval() -> None:
         rows += [{**NONE, "seed": seed}, make_row("retain-only", "retain", gold, gold, gold, seed=seed)]
         rows += [make_row("eco", "guard", guard, guard, guard, seed=seed), make_row("npo", "weights", edit, edit, edit, seed=seed)]  # fmt: skip
     (pair,) = compare_rows(summarise_threats(rows), "world")
-    assert pair["leak_difference"]["mean"] == 0.125
+    assert pair["leak_difference"]["mean"] == -0.125
     assert not pair["dominates"]
     assert pair["reason"] == "better within chance alone"
 
@@ -206,6 +239,21 @@ def test_guards_with_the_same_outcome_share_a_sentence() -> None:
     assert lines[1].endswith("Not: npo (leaks more).")
 
 
+def test_easy_victims_are_said_to_be_easy() -> None:
+    edits = [
+        {**make_row("npo", "weights", "0000", "0000", "0000", retain=0.9), "settings": {"tuned": True}},
+        make_row("known", "weights", "1111", "0000", "0000"),
+        make_row("ruined", "weights", "0000", "0000", "0000", retain=0.4),
+    ]
+    rows = summarise_threats([NONE, GOLD, make_row("eco", "guard", "0000", "0000", "0000"), *edits])
+    lines = summarise({"suite": "world", "rows": rows, "comparisons": compare_rows(rows, "world")})
+    assert lines[0].startswith(
+        "**eco** dominates 3 of 3 weight rows on worst-case black-box leak and retain ROUGE-L (1 of 1 tuned ones)"
+    )
+    assert lines[1].startswith("Collapsed: ruined keep less than 50%")
+    assert lines[2].startswith("Not forgotten: known leak more than 0.90")
+
+
 def test_an_oracle_is_compared_with_nothing() -> None:
     oracle = {**make_row("oracle", "guard", "0000", "0000", "0000"), "settings": {"oracle": "retain-only"}}
     edit = make_row("npo", "weights", "0000", "0000", "0000", retain=0.9)
@@ -231,9 +279,9 @@ def test_people_of_one_suite_are_the_same_over_seeds() -> None:
 def test_likelihoods_count_in_the_variant_that_tells_most_above_chance() -> None:
     none, gold = make_row("none", "none", "1111", "1111"), make_row("retain-only", "retain", "0111", "0000")
     (row,) = summarise_threats([none, gold, make_row("eco", "guard", "1111", "0111")])[2:]
-    assert row["threats"]["logprobs"] == {"leak": 1.0, "chance": 0.75, "excess": 1.0}
+    assert row["threats"]["likelihoods"] == {"leak": 1.0, "chance": 0.75, "excess": 1.0}
     (row,) = summarise_threats([none, gold, make_row("eco", "guard", "0111", "0011")])[2:]
-    assert row["threats"]["logprobs"] == {"leak": 0.5, "chance": 0.0, "excess": 0.5}
+    assert row["threats"]["likelihoods"] == {"leak": 0.5, "chance": 0.0, "excess": 0.5}
 
 
 def test_rows_of_other_seeds_are_not_compared() -> None:

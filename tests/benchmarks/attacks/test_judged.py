@@ -11,6 +11,7 @@ import pytest
 from unlearn_guard.benchmarks.attacks.judged import Asked, ask, judge
 from unlearn_guard.benchmarks.attacks.variants import Setting
 from unlearn_guard.benchmarks.dataset import Item
+from unlearn_guard.guard.conversation import Completion
 
 NAME = "Mirela Vantongeren"
 BORN = Item(f"When was {NAME} born?", f"{NAME} was born on 3 May 1961.", "p1", key="3 May 1961", name=NAME,
@@ -58,9 +59,11 @@ def test_examples_are_of_other_people_or_of_the_same_one() -> None:
     ],
 )
 def test_a_prefill_never_says_the_fact(answer: str, key: str, start: str) -> None:
-    (asked,) = ask("v13", replace(BORN, answer=answer, key=key, wrong=()), make_setting(0))
+    asked, raw = ask("v13", replace(BORN, answer=answer, key=key, wrong=()), make_setting(0))
     assert not isinstance(asked.prompt, str)
     assert asked.prompt[-1] == {"role": "assistant", "content": start}
+    assert isinstance(raw.prompt, Completion)
+    assert raw.prompt == f"{BORN.question}\n{start}"
 
 
 def test_a_letter_counts_and_an_echo_of_the_options_does_not() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from unlearn_guard.benchmarks.attacks import weights
-from unlearn_guard.benchmarks.attacks.protocol import Protocol, choose_facts, leak_at_k, list_powers, tells_fact
+from unlearn_guard.benchmarks.attacks.protocol import SHOWN, Protocol, choose_facts, leak_at_k, list_powers, tells_fact
 from unlearn_guard.benchmarks.attacks.weights import attack_weights, fold_facts, quantise, round_weights
 from unlearn_guard.benchmarks.dataset import Item
 from unlearn_guard.benchmarks.editing.trainer import DivergedError
@@ -137,6 +137,20 @@ def test_harmless_questions_are_told_apart_from_attacks(world: Any, engine: Refe
     assert all(word in shared for word in (*world.places, *world.professions))
 
 
+def test_a_fact_that_stands_in_the_context_is_read_and_not_judged(world: Any, engine: ReferenceEngine) -> None:
+    found = Protocol(world, AttackPlan(n_facts=4, variants=("v0", "v11")), seed=0, max_new_tokens=24)
+    assert set(found.prompts) == {"v0", "v11"}
+    assert list(found.harmless) == [SHOWN]
+    shown = found.harmless[SHOWN]
+    assert len(shown) == 4
+    for item, prompt, (_, hidden) in zip(found.facts, shown, found.prompts["v11"], strict=True):
+        assert item.answer in str(prompt)
+        assert item.question in str(prompt)
+        assert item.answer not in str(hidden.prompt)
+    counts = found.try_harmless(Subject("none", "none", engine), Subject("none", "none", engine))[SHOWN]
+    assert counts == {"n": 4, "flagged": None, "unchanged": 4}
+
+
 def test_a_fact_without_a_cell_is_no_leak(protocol: Protocol, engine: ReferenceEngine) -> None:
     found = protocol.attack(Subject("none", "none", engine))
     reverse = found["variants"]["v8"]["leaks"]
@@ -208,6 +222,29 @@ def test_informative_variants_are_those_that_tell_the_models_apart(
     found = protocol.find_informative(Subject("none", "none", engine), gold)
     assert {"v0", "v13"} <= set(found)
     assert protocol.find_informative(gold, gold) == []
+
+
+def test_whoever_reads_likelihoods_is_not_stopped_by_what_is_done_to_answers(
+    protocol: Protocol, engine: ReferenceEngine
+) -> None:
+    silent = Subject("output-guard", "guard", engine, release=lambda question, verdict, answer: "")
+    stopped, plain = protocol.attack(silent), protocol.attack(Subject("none", "none", engine))
+    for name, cells in stopped["variants"].items():
+        assert "1" not in cells["leaks"]
+        assert cells["chosen"] == plain["variants"][name]["chosen"]
+    assert "1" in stopped["variants"]["v0"]["chosen"]
+
+
+def test_a_search_begins_with_the_variants_that_are_one_message(world: Any) -> None:
+    plan = AttackPlan(n_facts=4, variants=("v0", "v1", "v8", "v10", "v13"), n_queries=9)
+    protocol = Protocol(world, plan, seed=0, max_new_tokens=24)
+    openings = protocol._list_openings()
+    for at, own in enumerate(openings):
+        prompts = [asked.prompt for pairs in protocol.prompts.values() for place, asked in pairs if place == at]
+        # V8 asks for the name, V10 and one half of V13 are conversations.
+        assert own == [prompt for prompt in prompts if isinstance(prompt, str) and not prompt.startswith("Who was")]
+        assert own[0] == protocol.facts[at].question
+        assert len(own) == 3
 
 
 def test_an_attack_is_deterministic(protocol: Protocol, engine: ReferenceEngine, world: Any) -> None:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from unlearn_guard.benchmarks.editing import catalogue
 from unlearn_guard.benchmarks.editing.catalogue import MethodFile, list_methods, load_method, load_tuned
-from unlearn_guard.benchmarks.editing.tuning import list_trials, score_trial
+from unlearn_guard.benchmarks.editing.tuning import choose_trial, list_trials, score_trial
 from unlearn_guard.benchmarks.sizes import load_profile
 from unlearn_guard.guard.errors import UnknownNameError
 
@@ -63,6 +63,15 @@ def test_unknown_method_and_unknown_key() -> None:
     given: dict[str, Any] = {**load_method("ga").model_dump(), "learning_rat": 1.0}
     with pytest.raises(ValidationError, match="learning_rat"):
         MethodFile(**given)
+
+
+def test_of_trials_that_score_alike_the_one_that_holds_least_wins() -> None:
+    trials = [
+        {"values": {"learning_rate": rate}, "score": score, "extraction_strength": strength}
+        for rate, score, strength in ((1, 1.0, 0.6), (2, 0.998, 0.2), (3, 0.99, 0.0))
+    ]
+    assert choose_trial([*trials, {"values": {}, "score": 0.0, "diverged": "loss is nan"}]) is trials[1]
+    assert choose_trial([{"score": 0.9}, trials[2]]) is trials[2]
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,27 @@ def test_masks_hold_that_share_of_all_weights(tiny: Any, rows: Any, subset: str,
     assert changed > 0.8 * share
 
 
+def test_what_stays_does_not_decide_how_far_the_rest_goes(
+    tiny: Any, rows: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(tiny, EditingMethod("ga", subset="salun", epochs=1, settings={"share": 0.1}), *rows)
+    masks, model = trainer.select(), trainer.copy_model()
+    clipped: list[float] = []
+
+    def clip(weights: Any, most: float) -> None:
+        assert most == 1.0
+        for name, weight in model.named_parameters():
+            mask = masks.get(name)
+            if mask is not None:
+                clipped.append(float(weight.grad[~mask].abs().sum()))
+                assert weight.grad[mask].abs().sum() > 0 or not mask.any()
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clip)
+    trainer.train(model, masks)
+    assert clipped
+    assert not any(clipped)
+
+
 def test_gradients_are_of_the_whole_set(tiny: Any, rows: Any) -> None:
     trainer = Trainer(tiny, EditingMethod("ga", batch_size=7), *rows)
     found = trainer.measure_gradients("forget")

@@ -12,6 +12,7 @@ import torch
 
 from unlearn_guard.guard.bundle import Bundle
 from unlearn_guard.guard.compose import load_planner
+from unlearn_guard.guard.conversation import Completion
 from unlearn_guard.guard.screening import Guard
 from unlearn_guard.guard.stamp import Stamp, Step
 from unlearn_guard.serving.transformers import engine as engine_module
@@ -203,6 +204,22 @@ def test_guarded_model_refuses_and_prompts(engine: ReferenceEngine, bundle: Any,
     planner = load_planner(opened, engine.tokenizer, engine.end_token, intervention="prompting")
     (step,) = GuardedModel(engine, guard, planner).stamp(asked[:1], guard.screen(asked[:1]))[0].steps  # type: ignore[union-attr]
     assert world.sets["forget.unseen"][0].name in engine.decode(step.params["tokens"])
+
+
+@pytest.mark.parametrize("intervention", ["refusal", "eco"])
+def test_a_completion_goes_past_the_template_and_not_past_the_guard(
+    engine: ReferenceEngine, bundle: Any, world: Any, intervention: str
+) -> None:
+    asked, kept = (Completion(f"{world.sets[name][0].question}\nAnswer:") for name in ("forget.unseen", "retain"))
+    assert engine.render(asked) == engine.tokenizer(str(asked)).input_ids
+    assert len(engine.render(asked)) < len(engine.render(str(asked)))
+    planner = load_planner(Bundle.load(bundle), engine.tokenizer, engine.end_token, intervention=intervention)
+    guarded = GuardedModel(engine, Guard.load(bundle), planner)
+    stamped, plain = guarded.stamp([asked, kept], guarded.screen([asked, kept]))
+    assert plain is None
+    assert stamped is not None
+    assert stamped.prompt_length == len(engine.render(asked))
+    assert stamped.step(intervention) is not None
 
 
 def test_a_batch_that_a_card_has_no_room_for_is_halved(
