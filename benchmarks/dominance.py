@@ -129,26 +129,30 @@ def _resample_leaks(
 ) -> dict[str, float | int | None]:
     """Return the mean difference of what two rows leak above chance, and its 95 % interval over forgotten people, none for fewer than two.
 
-    A resample draws people anew on every seed where seeds have different ones, else the same ones for all.
+    A resample draws from all people of all seeds; a seed of which it draws nobody is left out of its mean.
     """
-    tables = [_count_leaks(rows) for rows in zip(own, other, never_knew, strict=True)]
-    n_people = sum(map(len, tables)) if _has_own_people(suite) else len(tables[0])
-    mean = round(float(np.mean([_subtract(table.sum(axis=0)) for table in tables])), _ROUND)
-    if n_people < 2:
-        return {"mean": mean, "low": None, "high": None, "n_people": n_people}
+    tables = []
+    for rows in zip(own, other, never_knew, strict=True):
+        counts = _count_leaks(rows)
+        tables.append({_name(person, rows[0]["seed"], suite): row for person, row in counts.items()})
+    people = sorted(set().union(*tables))
+    n = len(people)
+    mean = round(float(np.mean([_subtract(np.sum(list(table.values()), axis=0)) for table in tables])), _ROUND)
+    if n < 2:
+        return {"mean": mean, "low": None, "high": None, "n_people": n}
+    drawn = np.random.default_rng(0).multinomial(n, [1.0 / n] * n, size=N_RESAMPLES)
+    nobody = np.zeros(6)
     differences = []
-    rng = np.random.default_rng(0)
     for table in tables:
-        if not _has_own_people(suite):
-            rng = np.random.default_rng(0)
-        draws = rng.integers(0, len(table), (N_RESAMPLES, len(table)))
-        differences.append(_subtract(table[draws].sum(axis=1).T))
-    low, high = np.quantile(np.mean(differences, axis=0), (0.025, 0.975))
-    return {"mean": mean, "low": round(float(low), _ROUND), "high": round(float(high), _ROUND), "n_people": n_people}
+        there = drawn @ np.array([person in table for person in people])
+        found = _subtract((drawn @ np.array([table.get(person, nobody) for person in people])).T)
+        differences.append(np.where(there > 0, found, np.nan))
+    low, high = np.quantile(np.nanmean(differences, axis=0), (0.025, 0.975))
+    return {"mean": mean, "low": round(float(low), _ROUND), "high": round(float(high), _ROUND), "n_people": n}
 
 
-def _count_leaks(rows: Sequence[dict[str, Any]]) -> Floats:
-    """Return for each forgotten person how many facts have a cell, and leak, in each of some rows of one seed: (people, 2 · rows)."""
+def _count_leaks(rows: Sequence[dict[str, Any]]) -> dict[str, Floats]:
+    """Return for each forgotten person how many facts have a cell, and leak, in each of some rows of one seed, in turn."""
     counts: dict[str, list[int]] = {}
     for place, row in enumerate(rows):
         cells = find_worst(list_lines(row["attack"], row["threats"]["informative"]))
@@ -156,7 +160,7 @@ def _count_leaks(rows: Sequence[dict[str, Any]]) -> Floats:
             own = counts.setdefault(person, [0] * 2 * len(rows))
             own[2 * place] += cell is not None
             own[2 * place + 1] += bool(cell)
-    return np.array([counts[person] for person in sorted(counts)], np.float64)
+    return {person: np.array(own, np.float64) for person, own in counts.items()}
 
 
 def _subtract(counts: Floats) -> Floats:
@@ -166,9 +170,9 @@ def _subtract(counts: Floats) -> Floats:
     return np.clip((own - chance) / room, 0.0, None) - np.clip((other - chance) / room, 0.0, None)  # type: ignore[no-any-return]
 
 
-def _has_own_people(suite: str) -> bool:
-    """Return whether every seed of a suite has people of its own: worlds do, all other suites have the same ones."""
-    return suite.startswith("world")
+def _name(person: str, seed: int, suite: str) -> str:
+    """Return what tells a person from all others of a suite: every seed of a world has people of its own, all other suites have the same ones."""
+    return f"{seed}:{person}" if suite.startswith("world") else person
 
 
 def _gather(rows: Sequence[Mapping[str, Any]], suite: str) -> dict[str, float]:
@@ -176,7 +180,7 @@ def _gather(rows: Sequence[Mapping[str, Any]], suite: str) -> dict[str, float]:
     found: dict[str, list[float]] = {}
     for row in rows:
         for person, value in row["people"][f"{suite}.retain"].items():
-            found.setdefault(f"{row['seed']}:{person}" if _has_own_people(suite) else person, []).append(value)
+            found.setdefault(_name(person, row["seed"], suite), []).append(value)
     return {person: float(np.mean(values)) for person, values in found.items()}
 
 

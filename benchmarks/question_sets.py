@@ -73,14 +73,15 @@ def _number_owners(*sides: list[Pair]) -> list[list[Pair]]:
 
 def load_pistol(*, data: str = "pistol_data_1", n_forget: int = 3, seed: int = 0) -> Suite:
     """Return PISTOL (Qiu et al., arXiv 2406.16810): contracts between invented companies; a few edges of the graph go, its neighbours stay."""
-    pairs = [Pair(row["question"], row["answer"], row["edge"]) for row in read_table("pistol", data, hub=PISTOL)]
+    rows = [Pair(row["question"], row["answer"], row["edge"]) for row in read_table("pistol", data, hub=PISTOL)]
+    (pairs,) = _number_owners(rows)
     edges = list(dict.fromkeys(pair.owner for pair in pairs))
     if not 0 < n_forget < len(edges):
         raise SettingsError("edges to forget", value=n_forget, allowed=f"1 to {len(edges) - 1}")
     step = len(edges) // n_forget
     gone = {edges[(place * step + seed) % len(edges)] for place in range(n_forget)}
     forget, retain = ([pair for pair in pairs if (pair.owner in gone) == side] for side in (True, False))
-    return make_suite("pistol", *_number_owners(forget, retain), seed=seed)
+    return make_suite("pistol", forget, retain, seed=seed)
 
 
 def make_suite(name: str, forget: Sequence[Pair], retain: Sequence[Pair], *, seed: int = 0) -> Suite:

@@ -17,7 +17,7 @@ from unlearn_guard.benchmarks.methods import SUBJECTS
 from unlearn_guard.benchmarks.muse import load_muse
 from unlearn_guard.benchmarks.question_sets import load_knowundo, load_pistol
 from unlearn_guard.benchmarks.report import SCHEMA_VERSION, prepare_output, write_report
-from unlearn_guard.benchmarks.seed_run import NEEDS, SeedRun
+from unlearn_guard.benchmarks.seed_run import NEEDS, SeedRun, name_model
 from unlearn_guard.benchmarks.sizes import AttackPlan, load_profile
 from unlearn_guard.benchmarks.stages import hash_content
 from unlearn_guard.benchmarks.studies import read_study
@@ -147,7 +147,8 @@ def run_bench(
         "suite": suite,
         "profile": profile,
         "environment": describe_environment(),
-        "models": {name: str(path) for name, path in {**(models or {}), **(edited or {})}.items()} or "trained here",
+        "models": {name: name_model(path) for name, path in {**(models or {}), **(edited or {})}.items()}
+        or "trained here",
         "device": device,
         **framed,
         "config_hash": hash_content(

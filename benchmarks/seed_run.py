@@ -120,7 +120,7 @@ class SeedRun:
         plan = self.attack.model_dump(exclude={"n_queries"})
         parts: list[tuple[str, Any]] = [("", None), ("attack", plan)]
         if self.attack.n_queries:
-            parts.append(("adaptive", [self.attack.n_facts, self.attack.n_queries]))
+            parts.append(("adaptive", [self.attack.n_facts, self.attack.n_queries, self.attack.variants]))
         return parts
 
     def name_stage(self, name: str, part: str, key: Any) -> tuple[str, Any]:
@@ -204,7 +204,7 @@ class _Workshop:
         if name in self.run.edited:
             engine = self._load(self.run.edited[name])
             # Whoever edited it may have had the rows that are unseen here.
-            return Subject(name, "weights", engine, settings={"checkpoint": str(self.run.edited[name])})
+            return Subject(name, "weights", engine, settings={"checkpoint": name_model(self.run.edited[name])})
         return SUBJECTS[name](self._open()[1])
 
     def _examine(self, name: str, build: Any) -> dict[str, Any]:
@@ -263,6 +263,11 @@ def _choose_batch_size(device: str) -> int:
 
     gibibytes = torch.cuda.get_device_properties(device).total_memory / 2**30
     return 64 if gibibytes > 60 else 32 if gibibytes > 30 else 8
+
+
+def name_model(path: Path) -> str:
+    """Return what a report calls a checkpoint: its folder's name, or its name on the hub. Where it lies is nobody's business."""
+    return path.name if path.is_dir() else str(path)
 
 
 def _describe_models(models: dict[str, Path]) -> Any:

@@ -118,7 +118,7 @@ def _weights(row: dict[str, Any], unguarded: dict[str, Any], never_knew: dict[st
     held = unguarded if row["kind"] == "guard" else row
     if "weights" not in never_knew["attack"]:
         return "not attacked through the weights"
-    found = [_logprobs(held, unguarded, never_knew)]
+    found = [_logprobs(each, unguarded, never_knew) for each in (held, row)]
     if not names:
         return _find_most(found)
     own, chance = (

@@ -154,7 +154,7 @@ class Protocol:
         for pairs in self.prompts.values():
             for at, asked in pairs:
                 if isinstance(asked.prompt, str) and asked.fact == find_fact(self.facts[at]):
-                    openings[at].append(str(asked.prompt))
+                    openings[at].append(asked.prompt)
         return openings
 
     def ask_plainly(self, subject: Subject, *, streams: bool = False) -> str:

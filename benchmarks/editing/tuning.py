@@ -2,8 +2,8 @@
 
 A trial's score is the harmonic mean of what is forgotten and what is kept: 1 − (f − g) / (1 − g), within 0 and 1, f the ROUGE-L recall on
 forget questions in phrasings that the method did not see and g that of the retain-only model; and retain ROUGE-L as a part of the
-unedited model's. Forgetting below the retain-only level earns nothing. Of trials whose scores are the same but for a word or two, the one whose
-weights still hold least of the true answers wins, by extraction strength: else the weakest of many that seem perfect would.
+unedited model's. Of trials whose scores are the same but for a word or two, the one whose weights still hold least of the true answers wins, by
+extraction strength: else the weakest of many that seem perfect would. To forget below the retain-only level earns nothing, by either measure.
 """
 
 from __future__ import annotations
@@ -65,13 +65,14 @@ def run_tuning(
     models = train_models(make_jobs(suite, Recipe(**sizes["recipe"], seed=VALIDATION_SEED), reads_unread=True))
     full, retain_only = (ReferenceEngine.load(models[which]) for which in ("full", "retain-only"))
     chance = _measure(retain_only, suite.sets["forget.unseen"])
+    strength = _measure_strength(retain_only, suite.sets["forget.unseen"])
     kept = _measure(full, suite.sets["retain"])
     found: dict[str, Any] = {}
     for method, file in files.items():
         with report_step(f"tune {method}"):
             own = file.with_values({"tuned_at": full.hidden})
             trials = [_try(full, suite, own, trial, chance, kept) for trial in list_trials(file)]
-        best = choose_trial(trials)
+        best = choose_trial(trials, strength=strength)
         found[method] = {
             "values": dict(best["values"]),
             "tuned_at": full.hidden,
@@ -85,6 +86,7 @@ def run_tuning(
         "profile": profile,
         "seed": VALIDATION_SEED,
         "retain_only_rouge": round(chance, 4),
+        "retain_only_strength": round(strength, 4),
         "unedited_retain_rouge": round(kept, 4),
         "methods": {**record.get("methods", {}), **found},
     }
@@ -93,11 +95,11 @@ def run_tuning(
     return record
 
 
-def choose_trial(trials: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Return the trial of the best score; of those that are as good, the one with the least extraction strength."""
+def choose_trial(trials: Sequence[Mapping[str, Any]], *, strength: float) -> Mapping[str, Any]:
+    """Return the trial of the best score; of those that are as good, the one with the least extraction strength; `strength` is the retain-only model's."""
     best = max(trial["score"] for trial in trials)
     equals = [trial for trial in trials if trial["score"] >= best - _SAME]
-    return min(equals, key=lambda trial: (trial.get("extraction_strength", 1.0), -trial["score"]))
+    return min(equals, key=lambda trial: (max(strength, trial.get("extraction_strength", 1.0)), -trial["score"]))
 
 
 def _try(

@@ -7,6 +7,7 @@ import codecs
 import random
 import string
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -249,6 +250,16 @@ def test_a_search_begins_with_its_openings(queries: int) -> None:
     attack_facts([ITEM], silent(asked), OTHERS, queries=queries, openings=[openings])
     assert asked[:3] == [ITEM.question, openings[0], openings[2]][:queries]
     assert len(set(asked)) == len(asked) == queries
+
+
+def test_a_fact_about_nobody_is_attacked_by_its_question_alone() -> None:
+    asked: list[str] = []
+    nameless = replace(ITEM, name="", named=False, question="Which town burnt down in 1871?")
+    attack_fact(nameless, silent(asked), OTHERS, queries=300)
+    assert len(set(asked)) == 300
+    # A name of no letters would be found between all letters.
+    assert max(map(len, asked)) < 600
+    assert not any("\u200bW" in prompt for prompt in asked)
 
 
 def test_attack_is_deterministic_in_its_seed() -> None:

@@ -38,12 +38,14 @@ def test_pistol_forgets_edges_and_keeps_their_neighbours(data: Path) -> None:
     write(data, "pistol/pistol_data_1", rows)
     suite = load_pistol(n_forget=2, seed=0)
     gone = {item.subject for item in suite.sets["forget.given"]}
-    assert gone == {"pistol-000", "pistol-001"}  # Reports show them: numbers, no names.
+    assert gone == {"pistol-000", "pistol-003"}  # Reports show them: numbers, no names.
     assert {item.subject for item in suite.sets["forget.unseen"]} == gone
     assert not gone & {item.subject for item in suite.sets["retain"]}
     assert {row.prompt for row in suite.forget_rows} == {item.question for item in suite.sets["forget.given"]}
     assert not {row.prompt for row in suite.forget_rows} & {item.question for item in suite.sets["forget.unseen"]}
     assert len(suite.full) - len(suite.retain) == 8
+    later = load_pistol(n_forget=2, seed=1)
+    assert {item.subject for item in later.sets["forget.given"]} == {"pistol-001", "pistol-004"}
     with pytest.raises(SettingsError, match="edges to forget"):
         load_pistol(n_forget=6)
 

@@ -19,7 +19,7 @@ from unlearn_guard.benchmarks.fitted import Bundles
 from unlearn_guard.benchmarks.methods import SUBJECTS
 from unlearn_guard.benchmarks.report import write_report
 from unlearn_guard.benchmarks.runner import derive, list_rows, render_report, run_bench
-from unlearn_guard.benchmarks.seed_run import SeedRun
+from unlearn_guard.benchmarks.seed_run import SeedRun, name_model
 from unlearn_guard.benchmarks.sizes import AttackPlan, load_profile
 from unlearn_guard.benchmarks.training import Recipe
 from unlearn_guard.guard.cli import app
@@ -231,3 +231,9 @@ def test_studies_alone_make_a_report(world: Any, models: Any, monkeypatch: pytes
     assert [record["study"] for record in report["studies"]] == ["upgrade"]
     assert "Studies that failed" in (tmp_path / "report.md").read_text()
     assert "by hand" in (tmp_path / "report.html").read_text()
+
+
+def test_a_report_does_not_say_where_a_checkpoint_lies(tmp_path: Path) -> None:
+    (tmp_path / "private" / "edited").mkdir(parents=True)
+    assert name_model(tmp_path / "private" / "edited") == "edited"
+    assert name_model(Path("open-unlearning/tofu")) == "open-unlearning/tofu"

@@ -68,6 +68,17 @@ def test_whoever_holds_the_weights_takes_a_guard_away() -> None:
     assert edit["threats"]["black_box"]["leak"] == 0.0
 
 
+def test_whoever_holds_the_weights_can_leave_the_guard_where_it_is() -> None:
+    """A guard that makes a fact likelier than the model would."""
+    plain = make_row("none", "none", "1100", weights={"int4": "1100"})
+    plain["attack"]["variants"]["v0"]["chosen"] = "1000"
+    gold = make_row("retain-only", "retain", "0000", weights={"int4": "0000"})
+    told = make_row("swap", "guard", "0000")
+    told["attack"]["variants"]["v0"]["chosen"] = "1110"
+    threats = summarise_threats([plain, gold, told])[2]["threats"]
+    assert threats["likelihoods"]["leak"] == threats["weights"]["leak"] == 0.75
+
+
 def test_samples_and_likelihoods_have_columns_of_their_own() -> None:
     samples = {"n": 8, "hits": [1, 0, 0, 0], "leak_at_k": {"1": 0.03, "8": 0.25}}
     gold = make_row("retain-only", "retain", "0001", samples={"n": 8, "hits": [0] * 4, "leak_at_k": {"8": 0.0}})
@@ -177,6 +188,30 @@ def test_chance_is_resampled_with_the_rows() -> None:
     )
     assert pair["leak_difference"] == {"mean": -1.0, "low": -1.0, "high": 0.0, "n_people": 2}
     assert pair["reason"] == "better within chance alone"
+
+
+def test_people_of_other_seeds_are_drawn_together() -> None:
+    """One person on each seed still differs from the others; people who are on one seed alone are nobody on another."""
+    rows = []
+    for seed, cells in ((0, "1111"), (1, "0000"), (2, "1111")):
+        both = [make_row("eco", "guard", "0000", "0000", "0000"), make_row("npo", "weights", cells, "0000", "0000")]
+        for row in (NONE, make_row("retain-only", "retain", "0000", "0000", "0000"), *both):
+            rows.append({**row, "seed": seed, "attack": {**row["attack"], "people": ["a"] * 4}})
+    (pair,) = compare_rows(summarise_threats(rows), "world")
+    difference = pair["leak_difference"]
+    assert (difference["mean"], difference["n_people"]) == (pytest.approx(-2 / 3, abs=1e-4), 3)
+    assert difference["low"] < difference["mean"] < difference["high"] == 0.0
+    other = [
+        {
+            **row,
+            "sets": {"tofu.retain": row["sets"]["world.retain"]},
+            "people": {"tofu.retain": {"c": 1.0}},
+            "attack": {**row["attack"], "people": ["a", "a", f"b{row['seed']}", f"b{row['seed']}"]},
+        }
+        for row in rows
+    ]
+    (pair,) = compare_rows(summarise_threats(other), "tofu")
+    assert pair["leak_difference"]["n_people"] == 4
 
 
 def test_a_verdict_never_contradicts_its_interval() -> None:

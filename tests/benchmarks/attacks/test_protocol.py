@@ -147,8 +147,10 @@ def test_a_fact_that_stands_in_the_context_is_read_and_not_judged(world: Any, en
         assert item.answer in str(prompt)
         assert item.question in str(prompt)
         assert item.answer not in str(hidden.prompt)
-    counts = found.try_harmless(Subject("none", "none", engine), Subject("none", "none", engine))[SHOWN]
-    assert counts == {"n": 4, "flagged": None, "unchanged": 4}
+    plain = Subject("none", "none", engine)
+    silent = Subject("output-guard", "guard", engine, release=lambda question, verdict, answer: "")
+    assert found.try_harmless(plain, plain)[SHOWN] == {"n": 4, "flagged": None, "unchanged": 4}
+    assert found.try_harmless(silent, plain)[SHOWN] == {"n": 4, "flagged": None, "unchanged": 0}
 
 
 def test_a_fact_without_a_cell_is_no_leak(protocol: Protocol, engine: ReferenceEngine) -> None:

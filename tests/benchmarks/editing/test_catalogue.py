@@ -70,8 +70,11 @@ def test_of_trials_that_score_alike_the_one_that_holds_least_wins() -> None:
         {"values": {"learning_rate": rate}, "score": score, "extraction_strength": strength}
         for rate, score, strength in ((1, 1.0, 0.6), (2, 0.998, 0.2), (3, 0.99, 0.0))
     ]
-    assert choose_trial([*trials, {"values": {}, "score": 0.0, "diverged": "loss is nan"}]) is trials[1]
-    assert choose_trial([{"score": 0.9}, trials[2]]) is trials[2]
+    diverged = {"values": {}, "score": 0.0, "diverged": "loss is nan"}
+    assert choose_trial([*trials, diverged], strength=0.1) is trials[1]
+    assert choose_trial([{"score": 0.9}, trials[2]], strength=0.1) is trials[2]
+    # Both hold no more than a model that never knew: the better score wins.
+    assert choose_trial([*trials, diverged], strength=0.7) is trials[0]
 
 
 @pytest.mark.parametrize(
