@@ -42,7 +42,7 @@ def test_rows_are_means_over_seeds_sorted_by_leak_then_by_what_is_kept() -> None
                 "a.json",
                 make_report(
                     make_row("npo", "weights", 0.0, 0.9),
-                    make_row("eco", "guard", 0.0, 1.0, 0, weights=1.0),
+                    make_row("eco", "guard", 0.0, 1.0, 0, adaptive=0.1, weights=1.0),
                     make_row("ga", "weights", 0.2, 0.5),
                     make_row("ga", "weights", 0.4, 0.7, 1),
                     {"name": "dpo", "kind": "weights", "seed": 0, "status": "diverged"},
@@ -52,9 +52,9 @@ def test_rows_are_means_over_seeds_sorted_by_leak_then_by_what_is_kept() -> None
     )
     lines = [line for line in page.split("\n") if line.startswith("| ") and "method" not in line]
     assert lines == [
-        "| eco | guard | 1 | 0.000 | 1.000 | – | – | 1.000 | – | 0.500 | 2.0 |",
-        "| npo | weights | 1 | 0.000 | 0.900 | – | – | – | – | 0.500 | 2.0 |",
-        "| ga | weights | 2 | 0.300 | 0.600 | – | – | – | – | 0.500 | 2.0 |",
+        "| eco | guard | 1 | 0.000 | 1.000 | – | 0.100 | – | 1.000 | – | 0.500 | 2.0 |",
+        "| npo | weights | 1 | 0.000 | 0.900 | – | – | – | – | – | 0.500 | 2.0 |",
+        "| ga | weights | 2 | 0.300 | 0.600 | – | – | – | – | – | 0.500 | 2.0 |",
     ]
     assert "Diverged: dpo." in page
     assert "P, 2 cores, 8 GiB; commit abc" in page
