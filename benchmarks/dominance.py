@@ -137,9 +137,7 @@ def _resample_leaks(
         tables.append({_name(person, rows[0]["seed"], suite): row for person, row in counts.items()})
     people = sorted(set().union(*tables))
     n = len(people)
-    mean = round(float(np.mean([_subtract(np.sum(list(table.values()), axis=0)) for table in tables])), _ROUND)
-    if n < 2:
-        return {"mean": mean, "low": None, "high": None, "n_people": n}
+    mean = float(np.mean([_subtract(np.sum(list(table.values()), axis=0)) for table in tables]))
     drawn = np.random.default_rng(0).multinomial(n, [1.0 / n] * n, size=N_RESAMPLES)
     nobody = np.zeros(6)
     differences = []
@@ -147,8 +145,7 @@ def _resample_leaks(
         there = drawn @ np.array([person in table for person in people])
         found = _subtract((drawn @ np.array([table.get(person, nobody) for person in people])).T)
         differences.append(np.where(there > 0, found, np.nan))
-    low, high = np.quantile(np.nanmean(differences, axis=0), (0.025, 0.975))
-    return {"mean": mean, "low": round(float(low), _ROUND), "high": round(float(high), _ROUND), "n_people": n}
+    return _describe(mean, np.nanmean(differences, axis=0), n)
 
 
 def _count_leaks(rows: Sequence[dict[str, Any]]) -> dict[str, Floats]:
@@ -187,14 +184,20 @@ def _gather(rows: Sequence[Mapping[str, Any]], suite: str) -> dict[str, float]:
 def _bootstrap(own: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float | int | None]:
     """Return the mean difference over people and its 95 % interval, none for fewer than two."""
     differences = np.array([own[person] - other[person] for person in own if person in other])
-    mean = round(float(differences.mean()), _ROUND) if len(differences) else None
-    if len(differences) < 2:
-        return {"mean": mean, "low": None, "high": None, "n_people": len(differences)}
-    draws = np.random.default_rng(0).integers(0, len(differences), (N_RESAMPLES, len(differences)))
-    low, high = np.quantile(differences[draws].mean(axis=1), (0.025, 0.975))
+    n = len(differences)
+    if not n:
+        return {"mean": None, "low": None, "high": None, "n_people": 0}
+    draws = np.random.default_rng(0).integers(0, n, (N_RESAMPLES, n))
+    return _describe(float(differences.mean()), differences[draws].mean(axis=1), n)
+
+
+def _describe(mean: float, resampled: Floats, n_people: int) -> dict[str, float | int | None]:
+    """Return a difference with the 95 % interval of its resamples, none for fewer than two people."""
+    low, high = (round(float(bound), _ROUND) for bound in np.quantile(resampled, (0.025, 0.975)))
+    is_known = n_people > 1
     return {
-        "mean": mean,
-        "low": round(float(low), _ROUND),
-        "high": round(float(high), _ROUND),
-        "n_people": len(differences),
+        "mean": round(mean, _ROUND),
+        "low": low if is_known else None,
+        "high": high if is_known else None,
+        "n_people": n_people,
     }
