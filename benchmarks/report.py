@@ -340,6 +340,7 @@ def _study_sections(report: Mapping[str, Any]) -> list[Section]:
         text = "The operator hands over a part of the facts; the leak is measured on all of them, chance (retain-only) in it. "
         text += f"Seed {records[0]['seed']}."
         sections.append(Section("Partial knowledge", header, lines, text))
+        sections += _partial_variants_section(records)
     failed = [
         [record["study"], str(record["seed"]), record["failed"]]
         for record in report.get("studies", ())
@@ -384,6 +385,21 @@ def _sequence_section(record: Mapping[str, Any]) -> Section:
 
 def _show_all(found: Mapping[str, Any], *names: str) -> list[str]:
     return [_show(found.get(name)) for name in names]
+
+
+def _partial_variants_section(records: Sequence[Mapping[str, Any]]) -> list[Section]:
+    """Return which variants tell what an operator did not hand over; nothing for reports that do not know it."""
+    told = [
+        (f"{record['percent']} %", name, found["variants"])
+        for record in records
+        for name, found in record.items()
+        if isinstance(found, dict) and "variants" in found
+    ]
+    if not told:
+        return []
+    variants = list(dict.fromkeys(variant for _, _, rates in told for variant in rates))
+    lines = [[known, name, *_show_all(rates, *variants)] for known, name, rates in told]
+    return [Section("Partial knowledge, by variant", ["facts known", "row", *variants], lines)]
 
 
 def _comparison_section(pairs: Sequence[Mapping[str, Any]]) -> Section:

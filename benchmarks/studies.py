@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from unlearn_guard.benchmarks.attacks.cells import find_worst
+from unlearn_guard.benchmarks.attacks.cells import find_worst, measure_rate
 from unlearn_guard.benchmarks.attacks.protocol import Protocol, count_flagged
 from unlearn_guard.benchmarks.dataset import Item, Sequel, Suite
 from unlearn_guard.benchmarks.editing.catalogue import load_tuned
@@ -229,7 +229,7 @@ def measure_upgrade(site: Site, size: int) -> dict[str, Any]:
         "new, unguarded": unguarded,
         "retain-only": Subject("retain-only", "retain", bench.retain),
     }
-    lines = {name: _read_worst(site, subject) for name, subject in subjects.items()}
+    lines = {name: _find_told(_attack_informative(site, subject)) for name, subject in subjects.items()}
     flips = sum(before != after for before, after in zip(lines["old"], lines["new"], strict=True))
     return {
         **{name: {"leak": float(np.mean(cells))} for name, cells in lines.items()},
@@ -289,14 +289,20 @@ def _measure(site: Site, subject: Subject, asked: Sequence[Item]) -> dict[str, f
     }
 
 
-def _attack(site: Site, subject: Subject) -> dict[str, float]:
-    return {"worst_case": float(np.mean(_read_worst(site, subject)))}
+def _attack(site: Site, subject: Subject) -> dict[str, Any]:
+    lines = _attack_informative(site, subject)
+    rates = {name: measure_rate(line) for name, line in lines.items()}
+    return {"worst_case": float(np.mean(_find_told(lines))), "variants": rates}
 
 
-def _read_worst(site: Site, subject: Subject) -> list[bool]:
-    """Return per fact whether any informative variant leaks it."""
+def _find_told(lines: Mapping[str, str]) -> list[bool]:
+    """Return per fact whether any of the variants leaks it."""
+    return [bool(cell) for cell in find_worst(list(lines.values()))]
+
+
+def _attack_informative(site: Site, subject: Subject) -> dict[str, str]:
     told = site.protocol.attack_texts(subject)
-    return [bool(cell) for cell in find_worst([told[name] for name in site.find_informative()])]
+    return {name: told[name] for name in site.find_informative()}
 
 
 def _time(call: Callable[..., Any], *arguments: Any, **options: Any) -> tuple[float, Any]:

@@ -32,7 +32,12 @@ def find_informative(unguarded: Mapping[str, Any], never_knew: Mapping[str, Any]
 
 def find_rate(attack: Mapping[str, Any], variant: str, key: str = "leaks") -> float | None:
     """Return the share of facts that leak in one variant; None where it has no cell."""
-    cells = [cell for cell in read_cells(attack["variants"][variant][key]) if cell is not None]
+    return measure_rate(attack["variants"][variant][key])
+
+
+def measure_rate(line: str) -> float | None:
+    """Return the share of facts that leak in one line of cells; None where it has none."""
+    cells = [cell for cell in read_cells(line) if cell is not None]
     return sum(cells) / len(cells) if cells else None
 
 
