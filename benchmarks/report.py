@@ -399,7 +399,8 @@ def _partial_variants_section(records: Sequence[Mapping[str, Any]]) -> list[Sect
         return []
     variants = list(dict.fromkeys(variant for _, _, rates in told for variant in rates))
     lines = [[known, name, *_show_all(rates, *variants)] for known, name, rates in told]
-    return [Section("Partial knowledge, by variant", ["facts known", "row", *variants], lines)]
+    header = ["facts known", "row", *variants]
+    return [Section("Partial knowledge, by variant", header, lines, heat=(2, len(header)))]
 
 
 def _comparison_section(pairs: Sequence[Mapping[str, Any]]) -> Section:

@@ -27,6 +27,16 @@ from unlearn_guard.guard.errors import DataError, SettingsError, UnknownNameErro
 
 PLAN = AttackPlan(n_facts=4, variants=("v0",), n_samples=2)
 
+PARTIAL = {
+    "study": "partial-10",
+    "seed": 0,
+    "percent": 10,
+    "n_facts_known": 6,
+    "n_people_known": 5,
+    "guard": {"worst_case": 0.5, "variants": {"v0": 0.0, "v6": 0.5}, "leak": 0.0, "retain_rouge": 1.0},
+    "npo": {"worst_case": 0.25, "variants": {"v0": 0.25, "v6": None}, "leak": 0.0, "retain_rouge": 0.9},
+}
+
 
 def make_run(world: Any, models: Any, **options: Any) -> SeedRun:
     """A run over a few questions of each set."""
@@ -122,7 +132,7 @@ def test_a_report_is_written_again_from_its_json_alone(
 ) -> None:
     monkeypatch.setenv("UNLEARN_GUARD_CACHE", str(tmp_path / "cache"))
     rows, _ = make_run(world, models).measure(["none", "retain-only", "name-match"])
-    whole = {"schema_version": 1, "suite": "world", "profile": "small", "environment": describe_environment(), "config_hash": "c", "data_hash": "d", "attack": PLAN.model_dump(), **derive(rows, "world"), "studies": []}  # fmt: skip
+    whole = {"schema_version": 1, "suite": "world", "profile": "small", "environment": describe_environment(), "config_hash": "c", "data_hash": "d", "attack": PLAN.model_dump(), **derive(rows, "world"), "studies": [PARTIAL]}  # fmt: skip
     first, again = tmp_path / "first.json", tmp_path / "again.json"
     write_report(whole, first)
     stale = {**whole, "comparisons": [], "rows": [{**row, "threats": None, "reasons": {**row["reasons"], "threats": "old"}} for row in whole["rows"]]}  # fmt: skip
@@ -131,6 +141,13 @@ def test_a_report_is_written_again_from_its_json_alone(
     assert result.exit_code == 0, result.output
     assert json.loads(again.read_text()) == json.loads(first.read_text())
     assert again.with_suffix(".md").read_text() == first.with_suffix(".md").read_text()
+    table = first.with_suffix(".md").read_text().partition("## Partial knowledge, by variant")[2]
+    assert "| facts known | row | v0 | v6 |" in table
+    assert "| 10 % | guard | 0.000 | 0.500 |\n| 10 % | npo | 0.250 | – |" in table
+    older = {key: value for key, value in PARTIAL.items() if key != "npo"}
+    older["guard"] = {key: value for key, value in PARTIAL["guard"].items() if key != "variants"}
+    write_report({**whole, "studies": [older]}, tmp_path / "older.json")
+    assert "by variant" not in (tmp_path / "older.md").read_text().partition("## Partial knowledge")[2]
     (tmp_path / "other.json").write_text('{"suite": "skills", "rows": []}')
     with pytest.raises(DataError, match="a report of another kind"):
         render_report(tmp_path / "other.json", again)
