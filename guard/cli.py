@@ -588,7 +588,7 @@ def bench(
 def tune(
     suite: Annotated[str, typer.Option(help="world or tofu; its validation people are tuned on.")] = "world",
     profile: Annotated[str, typer.Option(help="Whose sizes: smoke, small or full.")] = "small",
-    methods: Annotated[str | None, typer.Option(help="Comma-separated; none: every method of the first tier.")] = None,
+    methods: Annotated[str | None, typer.Option(help="Comma-separated; none: every method.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Tune weight-editing methods, each with the same number of trials, on people that no report measures."""

@@ -17,10 +17,12 @@ from unlearn_guard.benchmarks.entries import list_entries, read_model
 
 _FOLDER = Path(__file__).parent / "methods"
 TUNED_FOLDER = Path(__file__).parent / "tuned"
+_TUNED = ("tofu", "world")
+"""Whose tuned values a suite takes that has no validation people: questions and answers of public data are more like TOFU's than the built-in world's."""
 
 
 class MethodFile(BaseModel):
-    """What a file says of a method; `tier` 1 is tuned with the same budget as the others of its tier, 2 is not."""
+    """What a file says of a method; methods of a tier are tuned with one budget: tier 1 what its loss has, tier 2 the learning rate alone."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -64,21 +66,34 @@ def list_methods() -> list[str]:
 
 
 def load_tuned(name: str, suite: str) -> MethodFile:
-    """Return a method with the values that were tuned for a suite, as its file has it where none were.
+    """Return a method with the values that were tuned for a suite, or for the nearest that has any; as its file has it where none were.
 
     What stands behind a dash in a suite's name says which part of it is measured, not which models it has.
     """
-    found = _read_tuned(suite).get(name)
-    return load_method(name).with_values({**found["values"], "tuned_at": found["tuned_at"]} if found else {})
+    source = find_tuned(name, suite)
+    if source is None:
+        return load_method(name)
+    found = _read_tuned(source)[name]
+    return load_method(name).with_values({**found["values"], "tuned_at": found["tuned_at"]})
 
 
-def list_tuned(suite: str) -> list[str]:
-    """Return the names of the methods that were tuned for a suite."""
-    return list(_read_tuned(suite))
+def find_tuned(name: str, suite: str) -> str | None:
+    """Return on whose validation people a method was tuned that edits a suite's models: its own, else the nearest's; None where nobody's."""
+    sources = dict.fromkeys((_name_family(suite), *_TUNED))
+    return next((source for source in sources if name in _read_tuned(source)), None)
 
 
-def _read_tuned(suite: str) -> dict[str, Any]:
-    file = TUNED_FOLDER / f"{suite.partition('-')[0]}.yaml"
+def is_tuned(name: str, suite: str) -> bool:
+    """Return whether a method was tuned on validation people of the suite itself."""
+    return find_tuned(name, suite) == _name_family(suite)
+
+
+def _name_family(suite: str) -> str:
+    return suite.partition("-")[0]
+
+
+def _read_tuned(family: str) -> dict[str, Any]:
+    file = TUNED_FOLDER / f"{family}.yaml"
     return dict(yaml.safe_load(file.read_text(encoding="utf-8"))["methods"]) if file.is_file() else {}
 
 

@@ -1,4 +1,4 @@
-"""Tuning of the first tier: every method gets the same number of trials, on people that no report measures.
+"""Tuning: every method of a tier gets the same number of trials, on people that no report measures; the first tier six, the second three rates.
 
 A trial's score is the harmonic mean of what is forgotten and what is kept: 1 − (f − g) / (1 − g), within 0 and 1, f the ROUGE-L recall on
 forget questions in phrasings that the method did not see and g that of the retain-only model; and retain ROUGE-L as a part of the
@@ -22,7 +22,7 @@ from unlearn_guard.benchmarks.editing.catalogue import TUNED_FOLDER, MethodFile,
 from unlearn_guard.benchmarks.editing.procedures import edit_weights
 from unlearn_guard.benchmarks.editing.trainer import DivergedError
 from unlearn_guard.benchmarks.metrics import extraction_strength, harmonic_mean
-from unlearn_guard.benchmarks.training import Recipe, make_jobs, train_models
+from unlearn_guard.benchmarks.training import Recipe, make_further_job, make_jobs, train_models
 from unlearn_guard.corruptions.fluency import rouge_l_recall
 from unlearn_guard.guard.bundle import write_atomic
 from unlearn_guard.guard.progress import report_step
@@ -53,29 +53,35 @@ def run_tuning(
     methods: Sequence[str] | None = None,
     folder: Path = TUNED_FOLDER,
 ) -> dict[str, Any]:
-    """Try every trial of the methods, those of the first tier where none are named, and write the best ones' values; return the record.
+    """Try every trial of the methods, all that have any where none are named, and write the best ones' values; return the record.
 
     What the file holds of other methods stays. Raises UnknownNameError for an unknown method.
     """
     import torch
 
     torch.set_num_threads(1)
-    chosen = list(methods or (method for method in list_methods() if load_method(method).tier == 1))
+    chosen = list(methods or (method for method in list_methods() if load_method(method).trials))
     files = {method: load_method(method) for method in chosen}
-    models = train_models(make_jobs(suite, Recipe(**sizes["recipe"], seed=VALIDATION_SEED), reads_unread=True))
-    full, retain_only = (ReferenceEngine.load(models[which]) for which in ("full", "retain-only"))
+    recipe = Recipe(**sizes["recipe"], seed=VALIDATION_SEED)
+    needs_mixture = any(file.procedure == "one-expert" for file in files.values())
+    more = [make_further_job("mixture", suite, recipe, reads_unread=True)] if needs_mixture else []
+    models = train_models([*make_jobs(suite, recipe, reads_unread=True), *more])
+    retain_only = ReferenceEngine.load(models.pop("retain-only"))
     chance = _measure(retain_only, suite.sets["forget.unseen"])
     strength = _measure_strength(retain_only, suite.sets["forget.unseen"])
-    kept = _measure(full, suite.sets["retain"])
+    unedited = {which: ReferenceEngine.load(folder) for which, folder in models.items()}
+    kept = {which: _measure(engine, suite.sets["retain"]) for which, engine in unedited.items()}
     found: dict[str, Any] = {}
     for method, file in files.items():
+        which = "mixture" if file.procedure == "one-expert" else "full"
+        before = unedited[which]
         with report_step(f"tune {method}"):
-            own = file.with_values({"tuned_at": full.hidden})
-            trials = [_try(full, suite, own, trial, chance, kept) for trial in list_trials(file)]
+            own = file.with_values({"tuned_at": before.hidden})
+            trials = [_try(before, suite, own, trial, chance, kept[which]) for trial in list_trials(file)]
         best = choose_trial(trials, strength=strength)
         found[method] = {
             "values": dict(best["values"]),
-            "tuned_at": full.hidden,
+            "tuned_at": before.hidden,
             "score": best["score"],
             "trials": trials,
         }
@@ -87,7 +93,7 @@ def run_tuning(
         "seed": VALIDATION_SEED,
         "retain_only_rouge": round(chance, 4),
         "retain_only_strength": round(strength, 4),
-        "unedited_retain_rouge": round(kept, 4),
+        "unedited_retain_rouge": round(kept["full"], 4),
         "methods": {**record.get("methods", {}), **found},
     }
     text = _HEAD.format(suite=name, profile=profile) + yaml.safe_dump(record, sort_keys=False, width=140)

@@ -9,7 +9,14 @@ import pytest
 from pydantic import ValidationError
 
 from unlearn_guard.benchmarks.editing import catalogue
-from unlearn_guard.benchmarks.editing.catalogue import MethodFile, list_methods, load_method, load_tuned
+from unlearn_guard.benchmarks.editing.catalogue import (
+    MethodFile,
+    find_tuned,
+    is_tuned,
+    list_methods,
+    load_method,
+    load_tuned,
+)
 from unlearn_guard.benchmarks.editing.tuning import choose_trial, list_trials, score_trial
 from unlearn_guard.benchmarks.sizes import load_profile
 from unlearn_guard.guard.errors import UnknownNameError
@@ -17,10 +24,20 @@ from unlearn_guard.guard.errors import UnknownNameError
 FIRST = {"ga", "graddiff", "kl", "idk", "npo", "simnpo", "altpo", "rmu", "relearn", "task-vector"}
 
 
-def test_the_first_tier_is_tuned_with_one_budget() -> None:
+def test_each_tier_is_tuned_with_one_budget() -> None:
     assert {name for name in list_methods() if load_method(name).tier == 1} == FIRST
     assert {len(list_trials(load_method(name))) for name in FIRST} == {6}
-    assert all(not load_method(name).trials for name in list_methods() if name not in FIRST)
+    second = [load_method(name) for name in list_methods() if name not in FIRST]
+    assert {tuple(file.trials) for file in second} == {("learning_rate",)}
+    assert {len(list_trials(file)) for file in second} == {3}
+    # The middle one is what a method has where nothing was tuned.
+    assert all(file.trials["learning_rate"][1] == file.learning_rate for file in second)
+
+
+def test_every_method_has_tuned_values_that_are_one_of_its_trials() -> None:
+    for name in list_methods():
+        values = catalogue._read_tuned("world")[name]["values"]
+        assert values in list_trials(load_method(name)), name
 
 
 @pytest.mark.parametrize("name", list_methods())
@@ -42,6 +59,16 @@ def test_tuned_values_replace_the_files(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "world.yaml").write_text("methods: {ga: {values: {learning_rate: 0.25}, tuned_at: 256}}")
     assert load_tuned("ga", "world").learning_rate == 0.25
     assert load_tuned("npo", "world") == load_method("npo")
+    assert (is_tuned("ga", "world"), is_tuned("npo", "world")) == (True, False)
+    # A suite without validation people takes the nearest's, and says so.
+    assert load_tuned("ga", "pistol").learning_rate == 0.25
+    assert (is_tuned("ga", "pistol"), find_tuned("ga", "pistol"), find_tuned("npo", "pistol")) == (False, "world", None)
+    (tmp_path / "tofu.yaml").write_text("methods: {ga: {values: {learning_rate: 0.5}, tuned_at: 256}}")
+    assert (find_tuned("ga", "pistol"), find_tuned("ga", "world-nearest"), find_tuned("ga", "tofu-05")) == (
+        "tofu",
+        "world",
+        "tofu",
+    )
     # At the width that it was tuned at a rate is what was tuned; the files' own are for the built-in world's.
     assert load_tuned("ga", "world-nearest").to_method(256).learning_rate == 0.25
     assert load_tuned("ga", "world").to_method(1024).learning_rate == pytest.approx(0.25 / 8)
