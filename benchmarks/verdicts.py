@@ -22,8 +22,8 @@ def summarise(report: Mapping[str, Any]) -> list[str]:
     by_guard: dict[str, list[Mapping[str, Any]]] = {}
     for pair in report.get("comparisons", ()):
         by_guard.setdefault(pair["guard"], []).append(pair)
-    tuned = {name for name, rows in groups.items() if (rows[0].get("settings") or {}).get("tuned")}
-    lines += _say_dominance(by_guard, tuned)
+    first = {name for name, rows in groups.items() if (rows[0].get("settings") or {}).get("tier") == 1}
+    lines += _say_dominance(by_guard, first)
     lines += _say_extremes(groups, report["suite"]) if by_guard else []
     weights = [row for rows in groups.values() for row in rows if row["kind"] == "weights"]
     most = max((row["sets"][f"{report['suite']}.retain"]["rouge_l_recall"] for row in weights), default=0.0)
@@ -82,7 +82,7 @@ def _say_extremes(groups: Mapping[str, Sequence[Mapping[str, Any]]], suite: str)
     return lines
 
 
-def _say_dominance(by_guard: Mapping[str, Sequence[Mapping[str, Any]]], tuned: Collection[str]) -> list[str]:
+def _say_dominance(by_guard: Mapping[str, Sequence[Mapping[str, Any]]], first: Collection[str]) -> list[str]:
     """Return a sentence for every group of guard rows that dominate the same weight rows and fail for the same reasons."""
     grouped: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for name, pairs in by_guard.items():
@@ -95,8 +95,8 @@ def _say_dominance(by_guard: Mapping[str, Sequence[Mapping[str, Any]]], tuned: C
         beaten = by_reason.pop("", [])
         line = f"**{', '.join(names)}** {'dominates' if len(names) == 1 else 'dominate'} {len(beaten)} of {len(outcome)} weight rows on "
         line += "worst-case black-box leak and retain ROUGE-L"
-        if n_tuned := sum(edit in tuned for edit, _ in outcome):
-            line += f" ({sum(edit in tuned for edit in beaten)} of {n_tuned} tuned ones)"
+        if n_first := sum(edit in first for edit, _ in outcome):
+            line += f" ({sum(edit in first for edit in beaten)} of {n_first} of the first tier)"
         line += f": {', '.join(beaten)}" if beaten else ""
         rest = [f"{', '.join(edits)} ({reason})" for reason, edits in by_reason.items()]
         said.append((len(beaten), line + (f". Not: {'; '.join(rest)}." if rest else ".")))

@@ -276,14 +276,14 @@ def test_guards_with_the_same_outcome_share_a_sentence() -> None:
 
 def test_easy_victims_are_said_to_be_easy() -> None:
     edits = [
-        {**make_row("npo", "weights", "0000", "0000", "0000", retain=0.9), "settings": {"tuned": True}},
+        {**make_row("npo", "weights", "0000", "0000", "0000", retain=0.9), "settings": {"tier": 1}},
         make_row("known", "weights", "1111", "0000", "0000"),
         make_row("ruined", "weights", "0000", "0000", "0000", retain=0.4),
     ]
     rows = summarise_threats([NONE, GOLD, make_row("eco", "guard", "0000", "0000", "0000"), *edits])
     lines = summarise({"suite": "world", "rows": rows, "comparisons": compare_rows(rows, "world")})
     assert lines[0].startswith(
-        "**eco** dominates 3 of 3 weight rows on worst-case black-box leak and retain ROUGE-L (1 of 1 tuned ones)"
+        "**eco** dominates 3 of 3 weight rows on worst-case black-box leak and retain ROUGE-L (1 of 1 of the first tier)"
     )
     assert lines[1].startswith("Collapsed: ruined keep less than 50%")
     assert lines[2].startswith("Not forgotten: known leak more than 0.90")
