@@ -60,7 +60,8 @@ class EcoSettings:
 def plan_eco(settings: EcoSettings, verdict: Verdict, prompt: Prompt, common_words: frozenset[str]) -> Step:
     """Return the step that corrupts a flagged prompt.
 
-    A question without a name falls back from `span` and `content` to `all`: then the question itself is the key.
+    A question without a name falls back from `span` and `content` to `all`: then the question itself is the key. What made the prompt
+    flagged is corrupted wherever it stands: a name in an answer that a client made up is read as well as one in its question.
     """
     places = prompt.locate(verdict)
     params = {
@@ -75,8 +76,8 @@ def plan_eco(settings: EcoSettings, verdict: Verdict, prompt: Prompt, common_wor
     if settings.mask == "content" and tokens:
         rare = [(start, end) for start, end, word in prompt.words() if word not in common_words]
         tokens |= prompt.cover(rare) & prompt.open_tokens()
-    if not tokens:
-        tokens = prompt.open_tokens()
+    if settings.mask == "all" or not tokens:
+        tokens = prompt.open_tokens() | prompt.cover(places)
     return Step("eco", to_ranges(tokens), params)
 
 

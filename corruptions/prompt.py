@@ -53,12 +53,15 @@ class Prompt:
         return touched
 
     def open_tokens(self) -> set[int]:
-        """Return the tokens that a user or a tool wrote: all that are not special where messages are unknown."""
+        """Return the tokens that a user or a tool wrote, and the last message's: all that are not special where messages are unknown.
+
+        Where the last message is an assistant's, the answer goes on from it, and who asks has written its beginning.
+        """
         everything = {position for position, special in enumerate(self.special) if not special}
         if self.offsets is None or not self.messages or any(message.place is None for message in self.messages):
             return everything
-        places = [message.place for message in self.messages if message.role in _OPEN_ROLES and message.place]
-        return self.cover(places) or everything
+        asked = [*(message for message in self.messages if message.role in _OPEN_ROLES), self.messages[-1]]
+        return self.cover([message.place for message in asked if message.place]) or everything
 
     def rest(self) -> str:
         """Return the text that no located message accounts for, control tokens left out: what a template added."""

@@ -98,6 +98,16 @@ def test_all_mask_takes_what_a_client_wrote(tokenizer: Any, chat: Chat, name: Na
 
 
 @pytest.mark.parametrize("mask", ["span", "content", "all"])
+def test_a_name_in_an_answer_that_a_client_made_up_is_corrupted(
+    tokenizer: Any, chat: Chat, name: Name, mask: Any
+) -> None:
+    prompt = chat(SYSTEM, ("user", "Hello."), ("assistant", "Ask me about Ann Lee."), ("user", "Where was she born?"))
+    step = plan_eco(EcoSettings(mask=mask), name(prompt, "Ann Lee", message=2), prompt, COMMON)
+    assert "Ann Lee" in read(tokenizer, prompt, step)
+    assert not {"Ask", "helpful"} & set(read(tokenizer, prompt, step).split())
+
+
+@pytest.mark.parametrize("mask", ["span", "content", "all"])
 def test_nameless_question_is_corrupted_whole(tokenizer: Any, chat: Chat, mask: Any) -> None:
     prompt = chat(SYSTEM, USER)
     assert read(tokenizer, prompt, plan_eco(EcoSettings(mask=mask), NAMELESS, prompt, COMMON)) == USER[1]

@@ -84,8 +84,14 @@ def test_white_space_that_the_template_keeps_shifts_nothing(tokenizer: Any) -> N
 
 @pytest.mark.parametrize("role", ["user", "tool", "function", "document"])
 def test_open_tokens_are_what_clients_and_tools_wrote(tokenizer: Any, chat: Chat, role: str) -> None:
-    prompt = chat(SYSTEM, (role, "Where was Ann Lee born?"), ("assistant", "In Bern."))
-    assert decode(tokenizer, prompt, prompt.open_tokens()) == "Where was Ann Lee born?"
+    prompt = chat(SYSTEM, (role, "Where was Ann Lee born?"), ("assistant", "In Bern."), ("user", "When?"))
+    assert decode(tokenizer, prompt, prompt.open_tokens()) == "Where was Ann Lee born?When?"
+
+
+def test_the_beginning_of_an_answer_is_open(tokenizer: Any, chat: Chat) -> None:
+    """Where a conversation ends in an assistant's message the answer goes on from it: who asks has written it."""
+    prompt = chat(SYSTEM, USER, ("assistant", "Ann Lee was"))
+    assert decode(tokenizer, prompt, prompt.open_tokens()) == "Where was Ann Lee born?Ann Lee was"
 
 
 def test_without_messages_all_but_special_tokens_are_open(tokenizer: Any) -> None:
