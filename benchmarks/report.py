@@ -400,7 +400,8 @@ def _partial_variants_section(records: Sequence[Mapping[str, Any]]) -> list[Sect
     variants = list(dict.fromkeys(variant for _, _, rates in told for variant in rates))
     lines = [[known, name, *_show_all(rates, *variants)] for known, name, rates in told]
     header = ["facts known", "row", *variants]
-    return [Section("Partial knowledge, by variant", header, lines, heat=(2, len(header)))]
+    text = "Of the facts that a variant can be made of, those that leak to it; chance (retain-only) in it."
+    return [Section("Partial knowledge, by variant", header, lines, text, heat=(2, len(header)))]
 
 
 def _comparison_section(pairs: Sequence[Mapping[str, Any]]) -> Section:

@@ -96,7 +96,7 @@ def _say_dominance(by_guard: Mapping[str, Sequence[Mapping[str, Any]]], first: C
         line = f"**{', '.join(names)}** {'dominates' if len(names) == 1 else 'dominate'} {len(beaten)} of {len(outcome)} weight rows on "
         line += "worst-case black-box leak and retain ROUGE-L"
         if n_first := sum(edit in first for edit, _ in outcome):
-            line += f" ({sum(edit in first for edit in beaten)} of {n_first} of the first tier)"
+            line += f" (of the first tier {sum(edit in first for edit in beaten)} of {n_first})"
         line += f": {', '.join(beaten)}" if beaten else ""
         rest = [f"{', '.join(edits)} ({reason})" for reason, edits in by_reason.items()]
         said.append((len(beaten), line + (f". Not: {'; '.join(rest)}." if rest else ".")))

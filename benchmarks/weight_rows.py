@@ -1,4 +1,4 @@
-"""Rows that edit weights: every method file, with the values that were tuned for the suite."""
+"""Rows that edit weights: every method file, with the values that were tuned for the suite, or for the nearest."""
 
 from __future__ import annotations
 

@@ -60,8 +60,8 @@ class EcoSettings:
 def plan_eco(settings: EcoSettings, verdict: Verdict, prompt: Prompt, common_words: frozenset[str]) -> Step:
     """Return the step that corrupts a flagged prompt.
 
-    A question without a name falls back from `span` and `content` to `all`: then the question itself is the key. What made the prompt
-    flagged is corrupted wherever it stands: a name in an answer that a client made up is read as well as one in its question.
+    A question without a name falls back from `span` and `content` to `all`: then the question itself is the key. A name is corrupted
+    wherever it stands: in an answer that a client made up it is read as well as in its question.
     """
     places = prompt.locate(verdict)
     params = {

@@ -257,12 +257,12 @@ def _plan_swap(planner: Planner, verdict: Verdict, prompt: Prompt) -> list[Step]
     kind = "person" if request is None or request.kind == "person" else "title"
     step = planner.fitted.pool and plan_swap(planner.fitted.pool, kind, verdict, prompt, seed=planner.seed)
     # A nameless question has nothing to swap: corrupt all of it instead.
-    return [step] if step else _plan_eco_all(planner, prompt)
+    return [step] if step else _plan_eco_all(planner, verdict, prompt)
 
 
-def _plan_eco_all(planner: Planner, prompt: Prompt) -> list[Step]:
+def _plan_eco_all(planner: Planner, verdict: Verdict, prompt: Prompt) -> list[Step]:
     settings = EcoSettings(**{**planner.fitted.settings["eco"], "mask": "all"})
-    return [plan_eco(settings, Verdict(True, (), 0.0, 0.0, "fused"), prompt, frozenset())]
+    return [plan_eco(settings, verdict, prompt, frozenset())]
 
 
 @INTERVENTIONS.register("refusal")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from unlearn_guard.corruptions.fluency import WORD
@@ -12,6 +14,8 @@ from unlearn_guard.guard.verdict import Verdict
 
 _RENDERED = -1
 _OPEN_ROLES = frozenset({"user", "tool", "function", "document"})
+_EXTRA_ROLES = frozenset({"tools", "document"})
+"""Of what stands behind a conversation in a list of messages, wherever a template puts it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,25 +47,33 @@ class Prompt:
         """Return the tokens, special ones left out, that touch any of these character ranges."""
         if self.offsets is None:
             return self.open_tokens()
+        # A name that is repeated through a whole context has thousands of places.
+        ranges = _merge(places)
+        ends = [end for _, end in ranges]
         touched: set[int] = set()
-        for start, end in places:
-            touched.update(
-                position
-                for position, (left, right) in enumerate(self.offsets)
-                if left < end and right > start and not self.special[position]
-            )
+        for position, (left, right) in enumerate(self.offsets):
+            nearest = bisect_right(ends, left)
+            if nearest < len(ranges) and ranges[nearest][0] < right and not self.special[position]:
+                touched.add(position)
         return touched
 
     def open_tokens(self) -> set[int]:
-        """Return the tokens that a user or a tool wrote, and the last message's: all that are not special where messages are unknown.
+        """Return the tokens that a user or a tool wrote, and the beginning of an answer: all that are not special where it is not known who wrote them.
 
-        Where the last message is an assistant's, the answer goes on from it, and who asks has written its beginning.
+        Where a conversation ends in an assistant's messages the answer goes on from them, and who asks has written them.
         """
         everything = {position for position, special in enumerate(self.special) if not special}
         if self.offsets is None or not self.messages or any(message.place is None for message in self.messages):
             return everything
-        asked = [*(message for message in self.messages if message.role in _OPEN_ROLES), self.messages[-1]]
-        return self.cover([message.place for message in asked if message.place]) or everything
+        asked = self._cover_messages(message for message in self.messages if message.role in _OPEN_ROLES)
+        return asked | self._cover_messages(self._list_begun()) if asked else everything
+
+    def _list_begun(self) -> list[Message]:
+        spoken = [message for message in self.messages if message.role not in _EXTRA_ROLES]
+        return list(takewhile(lambda message: message.role == "assistant", reversed(spoken)))
+
+    def _cover_messages(self, messages: Iterable[Message]) -> set[int]:
+        return self.cover([message.place for message in messages if message.place])
 
     def rest(self) -> str:
         """Return the text that no located message accounts for, control tokens left out: what a template added."""
@@ -125,13 +137,15 @@ def _align(backend: Any, ids: tuple[int, ...], text: str) -> tuple[tuple[int, in
 
 def _place(text: str, messages: Sequence[tuple[str, str]]) -> tuple[Message, ...]:
     placed, cursor = [], 0
-    for role, content in messages:
+    for number, (role, content) in enumerate(messages, start=1):
         if not content.strip():
             placed.append(Message(role, (cursor, cursor)))
             continue
         start = -1
         for candidate in (content, content.strip()):
-            if (start := text.find(candidate, cursor)) >= 0:
+            # An answer that goes on from "an" is not the "an" of its header.
+            last = len(text) - len(candidate) if number == len(messages) and text.endswith(candidate) else -1
+            if (start := last if last >= cursor else text.find(candidate, cursor)) >= 0:
                 break
         if start < 0:
             placed.append(Message(role, None))
@@ -142,12 +156,16 @@ def _place(text: str, messages: Sequence[tuple[str, str]]) -> tuple[Message, ...
     return tuple(placed)
 
 
+def _merge(places: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(place for place in places if place[0] < place[1]):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return merged
+
+
 def to_ranges(positions: Iterable[int]) -> Ranges:
     """Merge positions into sorted half-open ranges."""
-    ranges: list[list[int]] = []
-    for position in sorted(set(positions)):
-        if ranges and ranges[-1][1] == position:
-            ranges[-1][1] += 1
-        else:
-            ranges.append([position, position + 1])
-    return tuple((start, end) for start, end in ranges)
+    return tuple(_merge((position, position + 1) for position in positions))

@@ -591,7 +591,7 @@ def tune(
     methods: Annotated[str | None, typer.Option(help="Comma-separated; none: every method.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Tune weight-editing methods, each with the same number of trials, on people that no report measures."""
+    """Tune weight-editing methods, those of a tier with the same number of trials, on people that no report measures."""
     from unlearn_guard.benchmarks.editing.tuning import VALIDATION_SEED, run_tuning
     from unlearn_guard.benchmarks.sizes import load_profile
     from unlearn_guard.benchmarks.tofu import load_tofu

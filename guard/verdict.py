@@ -53,7 +53,7 @@ class Verdict:
 
     `p_value` is split-conformal, (1 + #{calibration scores ≥ score}) / (n + 1); a request is flagged iff
     `p_value ≤ alpha`. `spans` point into the text the client sent; empty spans on a flagged request mean that
-    every prompt token of user and tool messages is meant.
+    every prompt token of user and tool messages, and of the beginning of an answer, is meant.
     """
 
     flagged: bool

@@ -17,12 +17,12 @@ from unlearn_guard.benchmarks.entries import list_entries, read_model
 
 _FOLDER = Path(__file__).parent / "methods"
 TUNED_FOLDER = Path(__file__).parent / "tuned"
-_TUNED = ("tofu", "world")
+_NEAREST = ("tofu", "world")
 """Whose tuned values a suite takes that has no validation people: questions and answers of public data are more like TOFU's than the built-in world's."""
 
 
 class MethodFile(BaseModel):
-    """What a file says of a method; methods of a tier are tuned with one budget: tier 1 what its loss has, tier 2 the learning rate alone."""
+    """What a file says of a method; methods of a tier have grids of one size: tier 1 rates times what its loss has beside, tier 2 rates alone."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -78,8 +78,8 @@ def load_tuned(name: str, suite: str) -> MethodFile:
 
 
 def find_tuned(name: str, suite: str) -> str | None:
-    """Return on whose validation people a method was tuned that edits a suite's models: its own, else the nearest's; None where nobody's."""
-    sources = dict.fromkeys((_name_family(suite), *_TUNED))
+    """Return the suite on whose validation people a method was tuned: this one, else the nearest that has any; None where nobody's."""
+    sources = dict.fromkeys((_name_family(suite), *_NEAREST))
     return next((source for source in sources if name in _read_tuned(source)), None)
 
 

@@ -1,4 +1,4 @@
-"""Tuning: every method of a tier gets the same number of trials, on people that no report measures; the first tier six, the second three rates.
+"""Tuning: every method of a tier has a grid of the same size, on people that no report measures; the first tier six trials, the second three rates.
 
 A trial's score is the harmonic mean of what is forgotten and what is kept: 1 − (f − g) / (1 − g), within 0 and 1, f the ROUGE-L recall on
 forget questions in phrasings that the method did not see and g that of the retain-only model; and retain ROUGE-L as a part of the
@@ -69,24 +69,25 @@ def run_tuning(
     retain_only = ReferenceEngine.load(models.pop("retain-only"))
     chance = _measure(retain_only, suite.sets["forget.unseen"])
     strength = _measure_strength(retain_only, suite.sets["forget.unseen"])
-    unedited = {which: ReferenceEngine.load(folder) for which, folder in models.items()}
-    kept = {which: _measure(engine, suite.sets["retain"]) for which, engine in unedited.items()}
+    unedited = {name: ReferenceEngine.load(place) for name, place in models.items()}
+    kept = {name: _measure(engine, suite.sets["retain"]) for name, engine in unedited.items()}
+    path = folder / f"{suite.name}.yaml"
+    before = yaml.safe_load(path.read_text(encoding="utf-8"))["methods"] if path.is_file() else {}
     found: dict[str, Any] = {}
     for method, file in files.items():
-        which = "mixture" if file.procedure == "one-expert" else "full"
-        before = unedited[which]
+        start = "mixture" if file.procedure == "one-expert" else "full"
         with report_step(f"tune {method}"):
-            own = file.with_values({"tuned_at": before.hidden})
-            trials = [_try(before, suite, own, trial, chance, kept[which]) for trial in list_trials(file)]
+            own = file.with_values({"tuned_at": unedited[start].hidden})
+            trials = [_try(unedited[start], suite, own, trial, chance, kept[start]) for trial in list_trials(file)]
         best = choose_trial(trials, strength=strength)
         found[method] = {
             "values": dict(best["values"]),
-            "tuned_at": before.hidden,
+            "tuned_at": unedited[start].hidden,
             "score": best["score"],
+            **({"unedited_retain_rouge": round(kept[start], 4)} if start != "full" else {}),
             "trials": trials,
+            "earlier": list_earlier(before.get(method, {}), trials),
         }
-    path = folder / f"{suite.name}.yaml"
-    record = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     record = {
         "suite": suite.name,
         "profile": profile,
@@ -94,11 +95,17 @@ def run_tuning(
         "retain_only_rouge": round(chance, 4),
         "retain_only_strength": round(strength, 4),
         "unedited_retain_rouge": round(kept["full"], 4),
-        "methods": {**record.get("methods", {}), **found},
+        "methods": {**before, **found},
     }
     text = _HEAD.format(suite=name, profile=profile) + yaml.safe_dump(record, sort_keys=False, width=140)
     write_atomic(path, text.encode())
     return record
+
+
+def list_earlier(before: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the trials of a method's record whose values are not tried any more: those of a grid that was moved."""
+    tried = [trial["values"] for trial in trials]
+    return [trial for trial in (*before.get("trials", ()), *before.get("earlier", ())) if trial["values"] not in tried]
 
 
 def choose_trial(trials: Sequence[Mapping[str, Any]], *, strength: float) -> Mapping[str, Any]:

@@ -24,6 +24,8 @@ from unlearn_guard.serving.vllm.settings import settings_of
 
 logger = logging.getLogger("vllm.unlearn_guard")
 _ORIGIN_KEY = "_unlearn_guard_origin"
+_SPOKEN = ("text", "refusal", "thinking")
+"""Keys of a content part that templates render."""
 """Where rendered engine inputs carry an Origin; renderers build these dicts, clients cannot."""
 _DECISION: ContextVar[Decision | None] = ContextVar("unlearn_guard_decision", default=None)
 
@@ -311,11 +313,17 @@ def _read_message(message: Any) -> tuple[str, str]:
         text = content or ""
     else:
         # Parts without text (images) are refused by their features, not here.
-        text = "\n".join(str(part.get("text", "")) if isinstance(part, Mapping) else str(part) for part in content)
+        text = "\n".join(_read_part(part) for part in content)
     calls = message.get("tool_calls")
     if calls:
         text = "\n".join(filter(None, [text, json.dumps(_plain(calls), ensure_ascii=False)]))
     return str(message.get("role", "user")), text
+
+
+def _read_part(part: Any) -> str:
+    if not isinstance(part, Mapping):
+        return str(part)
+    return "\n".join(str(part[key]) for key in _SPOKEN if part.get(key))
 
 
 def _read_extras(chat_params: Any) -> tuple[tuple[str, str], ...]:

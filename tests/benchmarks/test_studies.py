@@ -110,7 +110,7 @@ def test_a_suite_may_have_a_sequence_of_its_own(site: Site, monkeypatch: pytest.
 
 
 def test_partial_knowledge_is_a_part_of_the_facts(site: Site) -> None:
-    found = run_study("partial-20", site)
+    found = run_study("partial-20", replace(site, find_informative=lambda: ["v0", "v13"]))
     facts = {(row.forget_id, row.answer) for row in site.bench.suite.forget_rows}
     assert found["n_facts_known"] == round(len(facts) / 5)
     # Of the people that the operator knows anything of, the name is known: all of their facts are refused.
@@ -119,7 +119,7 @@ def test_partial_knowledge_is_a_part_of_the_facts(site: Site) -> None:
     # The worst case is at least the worst variant, and at most all of them together.
     for name in ("guard", "npo", "retain-only"):
         rates = [rate for rate in found[name]["variants"].values() if rate is not None]
-        assert list(found[name]["variants"]) == site.find_informative()
+        assert list(found[name]["variants"]) == ["v0", "v13"]  # Both can be made of every fact.
         assert max(rates) <= found[name]["worst_case"] <= sum(rates)
 
 

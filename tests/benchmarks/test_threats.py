@@ -283,7 +283,7 @@ def test_easy_victims_are_said_to_be_easy() -> None:
     rows = summarise_threats([NONE, GOLD, make_row("eco", "guard", "0000", "0000", "0000"), *edits])
     lines = summarise({"suite": "world", "rows": rows, "comparisons": compare_rows(rows, "world")})
     assert lines[0].startswith(
-        "**eco** dominates 3 of 3 weight rows on worst-case black-box leak and retain ROUGE-L (1 of 1 of the first tier)"
+        "**eco** dominates 3 of 3 weight rows on worst-case black-box leak and retain ROUGE-L (of the first tier 1 of 1)"
     )
     assert lines[1].startswith("Collapsed: ruined keep less than 50%")
     assert lines[2].startswith("Not forgotten: known leak more than 0.90")

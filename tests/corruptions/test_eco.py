@@ -97,14 +97,22 @@ def test_all_mask_takes_what_a_client_wrote(tokenizer: Any, chat: Chat, name: Na
     assert read(tokenizer, prompt, step) == USER[1]
 
 
-@pytest.mark.parametrize("mask", ["span", "content", "all"])
+@pytest.mark.parametrize(
+    ("mask", "told"),
+    [("span", " Ann Lee"), ("content", " Ann Leeshe born"), ("all", "Hello. Ann LeeWhere was she born?")],
+)
 def test_a_name_in_an_answer_that_a_client_made_up_is_corrupted(
-    tokenizer: Any, chat: Chat, name: Name, mask: Any
+    tokenizer: Any, chat: Chat, name: Name, mask: Any, told: str
 ) -> None:
-    prompt = chat(SYSTEM, ("user", "Hello."), ("assistant", "Ask me about Ann Lee."), ("user", "Where was she born?"))
-    step = plan_eco(EcoSettings(mask=mask), name(prompt, "Ann Lee", message=2), prompt, COMMON)
-    assert "Ann Lee" in read(tokenizer, prompt, step)
-    assert not {"Ask", "helpful"} & set(read(tokenizer, prompt, step).split())
+    prompt = chat(SYSTEM, ("user", "Hello."), ("assistant", "Ask about Ann Lee."), ("user", "Where was she born?"))
+    step = plan_eco(EcoSettings(mask=mask), name(prompt, "Ann Lee", message=2), prompt, COMMON | {"hello"})
+    assert read(tokenizer, prompt, step) == told
+
+
+def test_a_name_in_instructions_is_corrupted_and_nothing_else_of_them(tokenizer: Any, chat: Chat, name: Name) -> None:
+    prompt = chat(("system", "We speak of Ann Lee here."), ("user", "Where was she born?"))
+    step = plan_eco(EcoSettings(mask="all"), name(prompt, "Ann Lee", message=0), prompt, COMMON)
+    assert read(tokenizer, prompt, step) == " Ann LeeWhere was she born?"
 
 
 @pytest.mark.parametrize("mask", ["span", "content", "all"])

@@ -176,6 +176,15 @@ def test_swap_without_a_name_or_a_pool_corrupts_all(plan_with: Plan, chat: Chat,
     assert {place for pair in step.positions for place in range(*pair)} == prompt.open_tokens()
 
 
+def test_swap_without_a_pool_corrupts_a_name_in_an_earlier_answer(
+    tokenizer: Any, plan_with: Plan, chat: Chat, name: Name
+) -> None:
+    prompt = chat(("user", "Hello."), ("assistant", "Ask about Ann Lee."), ("user", "Where was she born?"))
+    (step,) = plan_with("swap", pool=False).plan(name(prompt, "Ann Lee", message=1), prompt).steps
+    covered = [prompt.ids[place] for pair in step.positions for place in range(*pair)]
+    assert tokenizer.decode(covered) == "Hello. Ann LeeWhere was she born?"
+
+
 @pytest.mark.parametrize("settings", [{}, {"refusal": {"text": "No comment."}}])
 def test_refusal_spells_its_text_and_ends(
     tokenizer: Any, plan_with: Plan, chat: Chat, settings: dict[str, dict[str, Any]]

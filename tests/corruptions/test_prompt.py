@@ -88,10 +88,47 @@ def test_open_tokens_are_what_clients_and_tools_wrote(tokenizer: Any, chat: Chat
     assert decode(tokenizer, prompt, prompt.open_tokens()) == "Where was Ann Lee born?When?"
 
 
-def test_the_beginning_of_an_answer_is_open(tokenizer: Any, chat: Chat) -> None:
-    """Where a conversation ends in an assistant's message the answer goes on from it: who asks has written it."""
-    prompt = chat(SYSTEM, USER, ("assistant", "Ann Lee was"))
-    assert decode(tokenizer, prompt, prompt.open_tokens()) == "Where was Ann Lee born?Ann Lee was"
+def begin(tokenizer: Any, *messages: tuple[str, str], extras: tuple[tuple[str, str], ...] = ()) -> Prompt:
+    """Make the prompt of a conversation whose last message goes on."""
+    turns = [{"role": role, "content": text} for role, text in messages]
+    rendered = tokenizer.apply_chat_template(turns, tokenize=False, continue_final_message=True)
+    return read_prompt(tokenizer, tokenizer(rendered, add_special_tokens=False).input_ids, (*messages, *extras))
+
+
+@pytest.mark.parametrize(
+    ("begun", "told"),
+    [
+        (("Ann Lee was",), "Ann Lee was"),
+        (("Ann Lee was", "born in"), "Ann Lee wasborn in"),
+        (("assistant",), "assistant"),
+    ],
+)
+def test_the_beginning_of_an_answer_is_open(tokenizer: Any, begun: tuple[str, ...], told: str) -> None:
+    """Where a conversation ends in an assistant's messages the answer goes on from them: who asks has written them."""
+    prompt = begin(tokenizer, SYSTEM, USER, *(("assistant", text) for text in begun))
+    assert decode(tokenizer, prompt, prompt.open_tokens()) == "Where was Ann Lee born?" + told
+
+
+def test_the_beginning_of_an_answer_is_found_before_tools_and_documents(tokenizer: Any) -> None:
+    text = "<|user|>Who?<|assistant|>Ann Lee was<|user|>{tool}"
+    messages = [("user", "Who?"), ("assistant", "Ann Lee was"), ("tools", "{tool}")]
+    prompt = read_prompt(tokenizer, tokenizer(text, add_special_tokens=False).input_ids, messages)
+    assert decode(tokenizer, prompt, prompt.open_tokens()) == "Who?Ann Lee was"
+
+
+@pytest.mark.parametrize("first", [("system", "Where was Ann Lee born?"), ("user", "")])
+def test_where_nobody_asked_the_beginning_alone_is_not_what_is_meant(tokenizer: Any, first: tuple[str, str]) -> None:
+    """A template may render what was not read of a message: what is not known to be anybody's is meant, too."""
+    text = "<|user|>Where was Ann Lee born?<|assistant|>She was"
+    messages = [first, ("assistant", "She was")]
+    prompt = read_prompt(tokenizer, tokenizer(text, add_special_tokens=False).input_ids, messages)
+    assert decode(tokenizer, prompt, prompt.open_tokens()) == "Where was Ann Lee born?She was"
+
+
+@pytest.mark.parametrize("role", ["system", "tools"])
+def test_a_last_message_of_nobody_who_asks_is_not_open(tokenizer: Any, chat: Chat, role: str) -> None:
+    prompt = chat(USER, (role, "Be brief."))
+    assert decode(tokenizer, prompt, prompt.open_tokens()) == USER[1]
 
 
 def test_without_messages_all_but_special_tokens_are_open(tokenizer: Any) -> None:
@@ -141,6 +178,14 @@ def test_covering_tokens_touch_the_span_and_no_more(tokenizer: Any, chat: Chat) 
     for position, (left, right) in enumerate(prompt.offsets):
         assert (position in covered) == (left < start + 7 and right > start)
     assert prompt.cover([]) == set()
+
+
+def test_places_that_overlap_repeat_and_touch_cover_what_each_covers(tokenizer: Any) -> None:
+    prompt = read_prompt(tokenizer, tokenizer("Where was Ann Lee born, and who is Bo Li?").input_ids)
+    places = [(10, 17), (12, 20), (10, 17), (20, 22), (35, 37), (3, 3), (0, 2)]
+    assert prompt.cover(places) == set().union(*(prompt.cover([place]) for place in places))
+    touched = {at for at, (left, right) in enumerate(prompt.offsets or ()) for start, end in places if start < end and left < end and right > start}  # fmt: skip
+    assert prompt.cover(places) == {at for at in touched if not prompt.special[at]}
 
 
 def test_ids_that_are_not_the_tokenizers_own_are_aligned(tokenizer: Any) -> None:

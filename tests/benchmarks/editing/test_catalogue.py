@@ -34,10 +34,13 @@ def test_each_tier_is_tuned_with_one_budget() -> None:
     assert all(file.trials["learning_rate"][1] == file.learning_rate for file in second)
 
 
-def test_every_method_has_tuned_values_that_are_one_of_its_trials() -> None:
-    for name in list_methods():
-        values = catalogue._read_tuned("world")[name]["values"]
-        assert values in list_trials(load_method(name)), name
+@pytest.mark.parametrize(("suite", "tuned"), [("world", set(list_methods())), ("tofu", FIRST)])
+def test_tuned_values_are_one_of_the_methods_trials(suite: str, tuned: set[str]) -> None:
+    found = catalogue._read_tuned(suite)
+    assert set(found) == tuned
+    for name, record in found.items():
+        assert [trial["values"] for trial in record["trials"]] == list_trials(load_method(name)), name
+        assert record["values"] in list_trials(load_method(name)), name
 
 
 @pytest.mark.parametrize("name", list_methods())

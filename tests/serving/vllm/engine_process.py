@@ -18,7 +18,9 @@ def do_run(llm: Any, items: list[dict[str, Any]], params: dict[str, Any], togeth
     outputs = []
     for batch in batches:
         if batch and isinstance(batch[0], list):
-            outputs += llm.chat(batch, sampling, use_tqdm=False)
+            goes_on = batch[0][-1]["role"] == "assistant"
+            rendering = {"add_generation_prompt": not goes_on, "continue_final_message": goes_on}
+            outputs += llm.chat(batch, sampling, use_tqdm=False, **rendering)
         else:
             outputs += llm.generate(batch, sampling, use_tqdm=False)
     return [_read(output) for output in outputs]

@@ -127,6 +127,16 @@ def test_names_in_tools_and_documents_are_noticed(runtime: Any, world: Any) -> N
     assert runtime.decide(encode(runtime, "Summarise the document."), origin).verdict.flagged
 
 
+def test_every_part_that_a_template_renders_is_read() -> None:
+    from unlearn_guard.serving.vllm.admission import _attach_origins, origin_of
+
+    parts = [{"type": "text", "text": "Where"}, {"type": "refusal", "refusal": "was"}, {"type": "thinking", "thinking": "she born?"}, "Say."]  # fmt: skip
+    engine_input: dict[str, Any] = {"type": "token"}
+    conversation = [{"role": "user", "content": parts}, {"role": "assistant", "content": "She was"}]
+    _attach_origins([conversation], SimpleNamespace(chat_template_kwargs={}), [engine_input])
+    assert origin_of(engine_input).messages == (("user", "Where\nwas\nshe born?\nSay."), ("assistant", "She was"))
+
+
 def test_renderer_attaches_messages(models: Any) -> None:
     """Both render seams put the client's messages into the engine input."""
     from vllm.renderers.base import BaseRenderer

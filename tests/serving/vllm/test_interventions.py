@@ -22,7 +22,7 @@ def reference(models: Any, bundle: Any) -> Any:
     guard = Guard.load(bundle)
     engine = ReferenceEngine.load(models["full"], batch_size=1, exclusive_ids=Fitted.load(opened).exclusive_ids)
 
-    def answer(questions: list[str], intervention: str | None = None) -> list[list[int]]:
+    def answer(questions: list[Any], intervention: str | None = None) -> list[list[int]]:
         planner = load_planner(opened, engine.tokenizer, engine.end_token, intervention=intervention)
         guarded = GuardedModel(engine, guard, planner)
         stamps = guarded.stamp(questions, guarded.screen(questions))
@@ -56,6 +56,23 @@ def test_eco_equals_reference(eager: Any, reference: Any, asked: list[str]) -> N
 
 def test_eco_equals_reference_in_one_batch(eager: Any, reference: Any, asked: list[str]) -> None:
     assert without_end(eager.chat(asked, together=True)) == reference(asked)
+
+
+def test_a_begun_answer_is_corrupted_as_in_the_reference(eager: Any, reference: Any, world: Any) -> None:
+    """A client that writes the beginning of the answer writes the name once more."""
+    from unlearn_guard.benchmarks.metrics import find_leaks
+
+    items = [item for item in world.sets["forget.given"] if item.name and item.name in item.answer][:20]
+    begun = [
+        [
+            {"role": "user", "content": item.question},
+            {"role": "assistant", "content": item.answer[: item.answer.index(item.name) + len(item.name)]},
+        ]
+        for item in items
+    ]
+    served = eager.ask("run", items=[{"messages": turns} for turns in begun], params={}, together=True)
+    assert without_end(served) == reference(begun)
+    assert sum(find_leaks(items, [row["text"] for row in served])) <= 2
 
 
 INTERVENTIONS = ("eco", "eco-span", "swap", "refusal", "prompting")
