@@ -113,6 +113,8 @@ def render_html(report: dict[str, Any]) -> str:
 
 
 def _list_sections(report: dict[str, Any]) -> list[Section]:
+    if not report["rows"]:  # Studies alone.
+        return _study_sections(report)
     header, lines = tabulate(report)
     sections = [Section("Forgetting and keeping", header, lines)]
     if any(row.get("threats") for row in report["rows"]):
