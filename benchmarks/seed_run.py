@@ -25,7 +25,7 @@ from unlearn_guard.benchmarks.studies import Site, run_study
 from unlearn_guard.benchmarks.subjects import Bench, Subject
 from unlearn_guard.benchmarks.training import FURTHER, Recipe, make_further_job, make_jobs, read_seconds, train_models
 from unlearn_guard.benchmarks.weight_rows import WEIGHT_ROWS
-from unlearn_guard.guard.errors import DataError
+from unlearn_guard.guard.errors import DataError, SettingsError
 from unlearn_guard.guard.progress import report_step
 from unlearn_guard.serving.transformers.engine import ReferenceEngine
 
@@ -220,8 +220,8 @@ class _Workshop:
             found = examiner.examine(subject)
         except DivergedError as error:
             return {**row, "status": "diverged", "reasons": {"sets": str(error)}, "sets": {}, "detection": {}}
-        # Such as a suite without names, for a row that matches them; or a model that leaves no room for its edit.
-        except (DataError, torch.OutOfMemoryError) as error:
+        # Such as a suite without names for a row that matches them, or without answers for one that learns from them; or a model that leaves no room for its edit.
+        except (DataError, SettingsError, torch.OutOfMemoryError) as error:
             return {**row, "status": "n/a", "reasons": {"sets": str(error)}, "sets": {}, "detection": {}}
         if subject.kind == "retain":  # Exact unlearning costs a training.
             model = NEEDS.get(name, name)

@@ -150,7 +150,8 @@ def fit_cascade(
         requests, OnnxEncoder(folder, remembered=_REMEMBERED), read_ranks(folder / "tokenizer.json"), folder, seed
     )
     fitter.neighbours = split.neighbours
-    every_row = [row for part in (*_forget_parts(split), *_kept_parts(split), split.calibration) for row in part]
+    fitter.every_kept = [row for part in (*_kept_parts(split), split.calibration) for row in part]
+    every_row = [*(row for part in _forget_parts(split) for row in part), *fitter.every_kept]
     fitter.encode(track(every_row, "encode rows", total=len(every_row)))
 
     # Learnt, and measured on validation rows, before those join the index.
@@ -283,6 +284,7 @@ class _Fitter:
         self._record: dict[str, Any] = {}
         self._topics: set[str] = set()
         self.neighbours: frozenset[str] = frozenset()
+        self.every_kept: list[Row] = []
         self._passages: PassageIndex | None = None
 
     def encode(self, rows: Any) -> None:
@@ -301,7 +303,8 @@ class _Fitter:
             owner: replace(request, rows=tuple(row for row in forget if row.forget_id == owner))
             for owner, request in self.requests.items()
         }
-        self.aliases = collect_aliases(list(owned.values()), kept)
+        # Of all kept rows: whoever is kept in rows of the calibration alone is no less kept, and would set its threshold.
+        self.aliases = collect_aliases(list(owned.values()), self.every_kept or kept)
         self._topics = {
             owner for owner, request in self.requests.items() if not self.aliases[owner] and not request.holds_text
         }

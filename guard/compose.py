@@ -169,7 +169,8 @@ def fit(
         )
     make_traffic(1, without=traffic_without)  # An unknown kind must not surface after minutes of encoding.
     fingerprint = fingerprint_model(model)
-    aliases = collect_aliases(requests, kept)
+    # Of all kept rows: whoever is kept in rows of the calibration alone is no less kept.
+    aliases = collect_aliases(requests, [*retain_rows, *clean_rows])
     requests = [_with_aliases(request, aliases[request.forget_id]) for request in requests]
     if classifier == "name-match" and not any(aliases.values()):
         raise DataError("no aliases to match", mend="add an 'aliases' list to the forget rows")
