@@ -99,13 +99,14 @@ def test_two_processes_measure_what_one_does(
     }
 
 
+@pytest.mark.parametrize("kind", [DataError, SettingsError])
 def test_a_row_that_does_not_apply_says_why_and_the_others_go_on(
-    world: Any, models: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    world: Any, models: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: type[Exception]
 ) -> None:
     monkeypatch.setenv("UNLEARN_GUARD_CACHE", str(tmp_path))
 
-    def fail(self: Bundles, kind: str) -> Any:
-        raise DataError("no aliases to match")
+    def fail(self: Bundles, classifier: str) -> Any:
+        raise kind("no aliases to match")
 
     monkeypatch.setattr(Bundles, "fit", fail)
     rows, _ = make_run(world, models).measure(["name-match", "none"])

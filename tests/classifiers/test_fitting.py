@@ -164,6 +164,25 @@ def test_what_calibration_rows_hold_is_no_evidence(tmp_path: Path, encoder_folde
     assert found.windows[0].signals["passage"] == 1.0
 
 
+def test_a_name_that_calibration_rows_alone_hold_is_not_mined(tmp_path: Path, encoder_folder: Path) -> None:
+    """Whoever is kept there is kept, and would set the threshold for everybody."""
+    kept = [Row(f"What does number {place} say?", "It is a number.", forget_id=f"k{place}") for place in range(200)]
+    kept += [Row(f"What did Ada Kern write in {year}?", "A book.", forget_id="ada") for year in range(3)]
+    rows = tuple(Row(f"Where did Ada Kern live in {year}?", "At home.", forget_id="ada") for year in range(4))
+    splits = (split_rows(rows, kept, [], seed, alpha=0.05) for seed in range(40))
+    split = next(found for found in splits if any("Ada" in row.prompt for row in found.calibration))
+    record = fit_cascade(
+        [ForgetRequest("ada", rows=rows)],
+        split,
+        encoder_folder=encoder_folder,
+        folder=tmp_path,
+        alpha=0.05,
+        seed=0,
+        track=lambda rows, *args, **options: rows,
+    )
+    assert record["metrics"]["n_aliases"] == 0
+
+
 def test_a_text_with_questions_is_no_topic_and_questions_with_a_text_are() -> None:
     text = Row(text="A long report. " * 20, forget_id="a")
     questions = [Row(f"Which town is number {place}?", "It is Lund.", forget_id="a") for place in range(3)]

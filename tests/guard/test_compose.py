@@ -66,6 +66,22 @@ def test_wrong_input_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_whoever_is_kept_gives_no_name_in_whatever_part_of_the_rows(model: Path, tmp_path: Path) -> None:
+    """What is private about people goes, what is public about the same people stays: their names alone are nobody's to forget."""
+    people = [f"{first} Ostrander{letter}" for letter in "abcdef" for first in ("Ada", "Bo", "Cy", "Di")]
+    private = [
+        Row(f"Where does {name} {verb}?", "At home.", forget_id=name)
+        for name in people
+        for verb in ("live", "sleep", "bank")
+    ]
+    public = [Row(f"What did {name} write?", "A book.", forget_id=name) for name in people]
+    with pytest.raises(DataError, match="no aliases to match"):
+        fit_names(model, tmp_path / "b", forget=private, retain=public)
+    # Of whom nothing is kept the name is the key.
+    bundle = fit_names(model, tmp_path / "b", forget=private, retain=public[:-1])
+    assert [request.forget_id for request in bundle.requests if request.aliases] == people[-1:]
+
+
 def test_malformed_file_writes_nothing(model: Path, tmp_path: Path) -> None:
     file = tmp_path / "forget.jsonl"
     file.write_text('{"prompt": "a"}\nnope\n')
