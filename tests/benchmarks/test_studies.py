@@ -48,7 +48,7 @@ def site(models: Any, world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     full, retain = (ReferenceEngine.load(models[name]) for name in ("full", "retain-only"))
     bundles = Bundles(world, models["full"], tmp_path, seed=0, uld={}, chat_template="{{ messages[-1]['content'] }}")
     bench = Bench(world, full, retain, bundles, 0, lambda name: retain)
-    protocol = Protocol(world, AttackPlan(n_facts=6), seed=0, max_new_tokens=24)
+    protocol = Protocol(world, AttackPlan(n_facts=6, variants=("v0", "v13")), seed=0, max_new_tokens=24)
     folder = tmp_path / "study"
     folder.mkdir()
     examiner = Examiner(world, Subject("retain-only", "retain", retain))
