@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -131,6 +132,18 @@ def test_too_few_calibration_rows_are_refused_before_any_work(tmp_path: Path) ->
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def fit_one(request: ForgetRequest, split: Split, encoder_folder: Path, folder: Path) -> dict[str, Any]:
+    return fit_cascade(
+        [request],
+        split,
+        encoder_folder=encoder_folder,
+        folder=folder,
+        alpha=0.05,
+        seed=0,
+        track=lambda rows, *args, **options: rows,
+    )
+
+
 def test_what_calibration_rows_hold_is_no_evidence(tmp_path: Path, encoder_folder: Path) -> None:
     """One clean row that quotes, or asks, what is forgotten would set the threshold for everybody."""
     asked = make_stratum(0.05)[0].prompt  # Built-in traffic calibrates, too.
@@ -147,15 +160,7 @@ def test_what_calibration_rows_hold_is_no_evidence(tmp_path: Path, encoder_folde
     )
     split = split_rows(request.rows, kept, [], 0, alpha=0.05)
     assert any(row.prompt.startswith("this post") for row in split.calibration)
-    record = fit_cascade(
-        [request],
-        split,
-        encoder_folder=encoder_folder,
-        folder=tmp_path,
-        alpha=0.05,
-        seed=0,
-        track=lambda rows, *args, **options: rows,
-    )
+    record = fit_one(request, split, encoder_folder, tmp_path)
     assert record["metrics"]["n_questions"] == 1
     cascade = Cascade.load(tmp_path, record["engine"])
     for text in (notice, asked):
@@ -171,15 +176,7 @@ def test_a_name_that_calibration_rows_alone_hold_is_not_mined(tmp_path: Path, en
     rows = tuple(Row(f"Where did Ada Kern live in {year}?", "At home.", forget_id="ada") for year in range(4))
     splits = (split_rows(rows, kept, [], seed, alpha=0.05) for seed in range(40))
     split = next(found for found in splits if any("Ada" in row.prompt for row in found.calibration))
-    record = fit_cascade(
-        [ForgetRequest("ada", rows=rows)],
-        split,
-        encoder_folder=encoder_folder,
-        folder=tmp_path,
-        alpha=0.05,
-        seed=0,
-        track=lambda rows, *args, **options: rows,
-    )
+    record = fit_one(ForgetRequest("ada", rows=rows), split, encoder_folder, tmp_path)
     assert record["metrics"]["n_aliases"] == 0
 
 
