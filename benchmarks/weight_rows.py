@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 
-from unlearn_guard.benchmarks.editing.catalogue import find_tuned, is_tuned, list_methods, load_tuned
+from unlearn_guard.benchmarks.editing.catalogue import find_tuned, list_methods, load_tuned
 from unlearn_guard.benchmarks.editing.procedures import edit_weights
 from unlearn_guard.benchmarks.editing.sharding import list_shardings, load_sharding, plan_shards, train_shards
 from unlearn_guard.benchmarks.subjects import SUBJECTS, Bench, Build, Subject
@@ -18,9 +18,8 @@ def _edit(name: str) -> Build:
         method = file.to_method(before.hidden, seed=bench.seed)
         start = time.perf_counter()
         edited = edit_weights(before, method, bench.suite.forget_rows, bench.suite.retain_rows)
-        suite = bench.suite.name
-        tuned = {"tuned": is_tuned(name, suite), "tuned_on": find_tuned(name, suite)}
-        settings = {"tier": file.tier, **tuned, **asdict(method), "settings": dict(method.settings)}
+        tuned_on = find_tuned(name, bench.suite.name)
+        settings = {"tier": file.tier, "tuned_on": tuned_on, **asdict(method), "settings": dict(method.settings)}
         return Subject(name, "weights", edited, fit_seconds=time.perf_counter() - start, settings=settings)
 
     return build

@@ -304,7 +304,7 @@ class _Fitter:
             for owner, request in self.requests.items()
         }
         # Of all kept rows: whoever is kept in rows of the calibration alone is no less kept, and would set its threshold.
-        self.aliases = collect_aliases(list(owned.values()), self.every_kept or kept)
+        self.aliases = collect_aliases(list(owned.values()), self.every_kept)
         self._topics = {
             owner for owner, request in self.requests.items() if not self.aliases[owner] and not request.holds_text
         }

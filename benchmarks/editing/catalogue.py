@@ -79,17 +79,8 @@ def load_tuned(name: str, suite: str) -> MethodFile:
 
 def find_tuned(name: str, suite: str) -> str | None:
     """Return the suite on whose validation people a method was tuned: this one, else the nearest that has any; None where nobody's."""
-    sources = dict.fromkeys((_name_family(suite), *_NEAREST))
+    sources = dict.fromkeys((suite.partition("-")[0], *_NEAREST))
     return next((source for source in sources if name in _read_tuned(source)), None)
-
-
-def is_tuned(name: str, suite: str) -> bool:
-    """Return whether a method was tuned on validation people of the suite itself."""
-    return find_tuned(name, suite) == _name_family(suite)
-
-
-def _name_family(suite: str) -> str:
-    return suite.partition("-")[0]
 
 
 def _read_tuned(family: str) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from unlearn_guard.benchmarks.editing import catalogue
 from unlearn_guard.benchmarks.editing.catalogue import (
     MethodFile,
     find_tuned,
-    is_tuned,
     list_methods,
     load_method,
     load_tuned,
@@ -62,10 +61,9 @@ def test_tuned_values_replace_the_files(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "world.yaml").write_text("methods: {ga: {values: {learning_rate: 0.25}, tuned_at: 256}}")
     assert load_tuned("ga", "world").learning_rate == 0.25
     assert load_tuned("npo", "world") == load_method("npo")
-    assert (is_tuned("ga", "world"), is_tuned("npo", "world")) == (True, False)
     # A suite without validation people takes the nearest's, and says so.
     assert load_tuned("ga", "pistol").learning_rate == 0.25
-    assert (is_tuned("ga", "pistol"), find_tuned("ga", "pistol"), find_tuned("npo", "pistol")) == (False, "world", None)
+    assert (find_tuned("ga", "pistol"), find_tuned("npo", "pistol")) == ("world", None)
     (tmp_path / "tofu.yaml").write_text("methods: {ga: {values: {learning_rate: 0.5}, tuned_at: 256}}")
     assert (find_tuned("ga", "pistol"), find_tuned("ga", "world-nearest"), find_tuned("ga", "tofu-05")) == (
         "tofu",
