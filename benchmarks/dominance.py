@@ -1,7 +1,8 @@
 """Which guard rows dominate which weight rows, by worst-case leak and retain ROUGE-L; and how sure that is, by a bootstrap over people.
 
 A row dominates another where it leaks no more above chance to the black-box attacker, keeps no less, and is better in one of the two by
-more than chance: the interval of that difference leaves out 0. Over several seeds means are compared. The intervals come from
+more than chance: the interval of that difference leaves out 0. Samples and the adaptive attacker are black-box attacks, too: who leaks more to
+one of them, where both rows were attacked so, dominates nothing, and who leaks less to them alone is no better for it. Over several seeds means are compared. The intervals come from
 resampling people, paired: both rows, and the model that never knew, are read on the same people; forgotten ones for the leak above chance, kept
 ones for ROUGE-L. To leak less than chance is no merit. What is worse or better within its interval alone is said to be so.
 """
@@ -14,13 +15,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unlearn_guard.benchmarks.attacks.cells import find_worst
-from unlearn_guard.benchmarks.threats import NEVER_KNEW, list_lines
+from unlearn_guard.benchmarks.threats import NEVER_KNEW, list_cells
 
 Floats = npt.NDArray[np.float64]
 N_RESAMPLES = 2000
 WITHIN_CHANCE = "within chance"
 _ROUND = 4
+_FURTHER = {"samples": "leaks more in samples", "adaptive": "leaks more to the adaptive attacker"}
+"""Black-box attacks beside the worst case over variants, and what is said of a guard row that does worse in one."""
 
 
 def compare_rows(rows: Sequence[dict[str, Any]], suite: str) -> list[dict[str, Any]]:
@@ -65,9 +67,13 @@ def is_comparable(row: Mapping[str, Any]) -> bool:
 
 def measure_trade(rows: Sequence[Mapping[str, Any]], suite: str) -> tuple[float, float]:
     """Return the mean worst-case leak above chance and the mean retain ROUGE-L of a row over its seeds."""
-    leak = float(np.mean([row["threats"]["black_box"]["excess"] for row in rows]))
+    leak = _measure_excess(rows, "black_box")
     kept = float(np.mean([row["sets"][f"{suite}.retain"]["rouge_l_recall"] for row in rows]))
     return leak, kept
+
+
+def _measure_excess(rows: Sequence[Mapping[str, Any]], threat: str) -> float:
+    return float(np.mean([row["threats"][threat]["excess"] for row in rows]))
 
 
 def find_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
@@ -92,9 +98,14 @@ def _compare(
     suite: str,
 ) -> dict[str, Any]:
     (leak, kept), (other_leak, other_kept) = measure_trade(own, suite), measure_trade(other, suite)
-    leaks = _resample_leaks(own, other, never_knew, suite)
+    leaks = _resample_leaks(own, other, never_knew, suite, "black_box")
     keeps = _bootstrap(*(_gather(rows, suite) for rows in (own, other)))
     worse = [("leaks more", find_sign(leaks) > 0, leaks)] * (leak > other_leak)
+    for threat, text in _FURTHER.items():
+        is_measured = all(row["threats"].get(threat) for row in (*own, *other))
+        if is_measured and _measure_excess(own, threat) > _measure_excess(other, threat):
+            found = _resample_leaks(own, other, never_knew, suite, threat)
+            worse.append((text, find_sign(found) > 0, found))
     worse += [("keeps less", find_sign(keeps) < 0, keeps)] * (kept < other_kept)
     better = [(find_sign(leaks) < 0, leaks)] * (leak < other_leak) + [(find_sign(keeps) > 0, keeps)] * (
         kept > other_kept
@@ -125,15 +136,19 @@ def _say_unsure(difference: Mapping[str, Any]) -> str:
 
 
 def _resample_leaks(
-    own: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]], never_knew: Sequence[dict[str, Any]], suite: str
+    own: Sequence[dict[str, Any]],
+    other: Sequence[dict[str, Any]],
+    never_knew: Sequence[dict[str, Any]],
+    suite: str,
+    threat: str,
 ) -> dict[str, float | int | None]:
-    """Return the mean difference of what two rows leak above chance, and its 95 % interval over forgotten people, none for fewer than two.
+    """Return the mean difference of what two rows leak above chance to an attacker, and its 95 % interval over forgotten people, none for fewer than two.
 
     A resample draws from all people of all seeds; a seed of which it draws nobody is left out of its mean.
     """
     tables = []
     for rows in zip(own, other, never_knew, strict=True):
-        counts = _count_leaks(rows)
+        counts = _count_leaks(rows, threat)
         tables.append({_name(person, rows[0]["seed"], suite): row for person, row in counts.items()})
     people = sorted(set().union(*tables))
     n = len(people)
@@ -148,11 +163,11 @@ def _resample_leaks(
     return _describe(mean, np.nanmean(differences, axis=0), n)
 
 
-def _count_leaks(rows: Sequence[dict[str, Any]]) -> dict[str, Floats]:
+def _count_leaks(rows: Sequence[dict[str, Any]], threat: str) -> dict[str, Floats]:
     """Return for each forgotten person how many facts have a cell, and leak, in each of some rows of one seed, in turn."""
     counts: dict[str, list[int]] = {}
     for place, row in enumerate(rows):
-        cells = find_worst(list_lines(row["attack"], row["threats"]["informative"]))
+        cells = list_cells(row, threat)
         for person, cell in zip(row["attack"]["people"], cells, strict=True):
             own = counts.setdefault(person, [0] * 2 * len(rows))
             own[2 * place] += cell is not None

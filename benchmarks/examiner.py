@@ -26,6 +26,7 @@ from unlearn_guard.benchmarks.privacy import (
     measure_privacy_leak,
 )
 from unlearn_guard.benchmarks.subjects import Subject
+from unlearn_guard.benchmarks.world import reword
 from unlearn_guard.classifiers.cascade import Cascade
 from unlearn_guard.corruptions.fluency import find_words, rouge_l_recall
 from unlearn_guard.corruptions.refusal import DEFAULT_TEXT
@@ -86,20 +87,19 @@ class Examiner:
         latencies: list[float] = []
         answers: dict[str, list[str]] = {}
         people: dict[str, dict[str, float]] = {}
-        n_tokens = generation = 0.0
+        n_tokens = seconds = math.nan
         for name, items in self.suite.sets.items():
             questions = [item.question for item in items]
             full_name = f"{self.suite.name}.{name}"
-            latencies += _time_screening(subject, questions) if name == "retain" else []
+            latencies += (
+                _time_screening(subject, [reword(question, 1) for question in questions]) if name == "retain" else []
+            )
             flagged = subject.flag(questions)
             start = time.perf_counter()
             outputs = subject.answer(questions, max_new_tokens=self.max_new_tokens)
-            generation += time.perf_counter() - start
-            n_tokens += sum(
-                len(subject.engine.tokenizer(output).input_ids) + 1
-                for output, refused in zip(outputs, subject.refuses(questions), strict=True)
-                if not refused  # What is refused here is not decoded.
-            )
+            if name == "retain":  # What is refused or replaced is not what was decoded.
+                seconds = time.perf_counter() - start
+                n_tokens = sum(len(subject.engine.tokenizer(output).input_ids) + 1 for output in outputs)
             answers[name] = outputs
             found, recall = metrics.measure_outputs(items, outputs, self.vocabulary)
             if self.vocabulary is None:
@@ -126,7 +126,7 @@ class Examiner:
             "detection": detection,
             "forget_quality": self.compare(subject, ratios, recalls, reasons),
             "model_utility": self._utility(subject, sets, reasons),
-            "indistinguishability": self.tell_apart(answers),
+            "indistinguishability": self.tell_apart(subject, answers, reasons),
             "privacy": self.attack_privacy(subject, members, reasons),
             "probes": self.probe(subject, answers, reasons),
             "language": self.measure_language(answers),
@@ -137,7 +137,7 @@ class Examiner:
                 "screen_p50_ms": 1e3 * statistics.median(latencies) if latencies else None,
                 "screen_p99_ms": 1e3 * float(np.quantile(latencies, 0.99)) if latencies else None,
                 "encodes_per_prompt": _count_encodes(subject, [item.question for item in self.suite.sets["retain"]]),
-                "decode_tokens_per_s": n_tokens / generation,
+                "decode_tokens_per_s": n_tokens / seconds,
                 "decode_ratio": self._compare_decoding(subject, reasons),
             },
         }
@@ -232,9 +232,11 @@ class Examiner:
         else:
             reasons["privacy.gradient"] = "whoever has gradients has the weights, and takes the guard away"
         assert found["min_k"] is not None
-        found["privacy_leak"] = measure_privacy_leak(found["min_k"], self._reference_min_k(outsiders))
+        found["privacy_leak"] = None
+        if not subject.no_reference:
+            found["privacy_leak"] = measure_privacy_leak(found["min_k"], self._reference_min_k(outsiders))
         if found["privacy_leak"] is None:
-            reasons["privacy.privacy_leak"] = "the retain-only model's AUC is 1"
+            reasons["privacy.privacy_leak"] = subject.no_reference or "the retain-only model's AUC is 1"
         return found
 
     def probe(
@@ -349,9 +351,16 @@ class Examiner:
         """Return forget quality against retain-only, and how alike the served answers' ROUGE distributions are."""
         from scipy.stats import ks_2samp
 
-        known_ratios, known_recalls = self._reference_scores()
+        items = self.suite.sets["forget.given"]
+        known_ratios, known_recalls = (metrics.average_facts(items, known) for known in self._reference_scores())
+        ratios, recalls = (metrics.average_facts(items, own) for own in (ratios, recalls))
         quality: dict[str, Any] = {"ks_d": None, "p_value": None, "n": len(known_ratios)}
-        if ratios:
+        if subject.no_reference:
+            reasons |= {
+                f"forget_quality.{metric}": subject.no_reference for metric in ("ks_d", "p_value", "ks_rouge_p")
+            }
+            recalls = []
+        elif ratios:
             quality = dict(metrics.forget_quality(ratios, known_ratios))
             quality["ks_d_low"], quality["ks_d_high"] = metrics.bootstrap_distance(ratios, known_ratios)
         else:
@@ -364,8 +373,11 @@ class Examiner:
             "support": "whole vocabulary",
         }
 
-    def tell_apart(self, answers: dict[str, list[str]]) -> float:
+    def tell_apart(self, subject: Subject, answers: dict[str, list[str]], reasons: dict[str, str]) -> float | None:
         """Return how well a classifier tells answers about the forget sets from the reference's (0.5: not at all)."""
+        if subject.no_reference:
+            reasons["indistinguishability"] = subject.no_reference
+            return None
         own: list[str] = []
         reference: list[str] = []
         groups: list[str] = []
@@ -428,6 +440,7 @@ def count_flags(
 
 
 def _time_screening(subject: Subject, questions: Sequence[str]) -> list[float]:
+    """Return seconds per question, one at a time; questions that nobody has read, or an encoder would look them up."""
     if subject.gate is None:
         return []
     seconds = []

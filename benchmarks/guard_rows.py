@@ -204,7 +204,7 @@ def _output_filter(name: str, file: GuardFile, bench: Bench) -> Subject:
 
 @PROCEDURES.register("eco-oracle")
 def _eco_oracle(name: str, file: GuardFile, bench: Bench) -> Subject:
-    """Return ECO as published: noise on the name, of the strength whose answers are closest to the retain-only model's."""
+    """Return the noise of ECO (arXiv 2406.07933) and its oracle, behind our classifier: on the name, of the strength whose answers are closest to the retain-only model's."""
     start = time.perf_counter()
     bundle, planner, seconds = _open(bench, file)
     model = guard_engine(bench.full, bundle, planner)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -68,11 +68,15 @@ def render_leaderboard(reports: Sequence[tuple[str, dict[str, Any]]]) -> str:
             f"[{name}](results/{name}): {where}; commit {environment['commit']}; config {report['config_hash']}, data {report['data_hash']}.",
             "",
         ]
-        header = [title.replace("@k", f"@{report['attack']['n_samples']}") for title in _HEADER]
+        header = name_columns(report)
         out += ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-        out += ["| " + " | ".join(line) + " |" for line in _list_lines(report)] + [""]
+        out += ["| " + " | ".join(line) + " |" for line in list_means(report)] + [""]
         diverged = [name + seeds for name, seeds in find_diverged(report["rows"]).items()]
         out += [f"Diverged: {', '.join(diverged)}.", ""] if diverged else []
+        missing = {row["name"]: row["reasons"]["sets"] for row in report["rows"] if row["status"] == "n/a"}
+        out += (
+            [f"Not applicable: {'; '.join(f'{name} ({why})' for name, why in missing.items())}.", ""] if missing else []
+        )
     return "\n".join(out)
 
 
@@ -83,7 +87,13 @@ def write_leaderboard(folder: Path, out: Path) -> int:
     return len(reports)
 
 
-def _list_lines(report: dict[str, Any]) -> list[list[str]]:
+def name_columns(report: Mapping[str, Any]) -> list[str]:
+    """Return the header of the lines of means."""
+    return [title.replace("@k", f"@{report['attack']['n_samples']}") for title in _HEADER]
+
+
+def list_means(report: Mapping[str, Any]) -> list[list[str]]:
+    """Return a line of means over seeds for every row that was attacked on all of its seeds, those that leak least first."""
     lines = []
     for name, rows in group_rows(report["rows"]).items():
         if not all((row.get("threats") or {}).get("black_box") for row in rows):

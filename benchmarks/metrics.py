@@ -13,12 +13,13 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from unlearn_guard.benchmarks.dataset import Item
 from unlearn_guard.corruptions.fluency import find_words, reveals, rouge_l_recall, share_nonwords, share_repeated
 
 _GENERIC = frozenset("a an and at by for from in is of on or the to university college institute was with".split())
-_UTILITY_SETS = ("retain", "real_authors", "world_facts")
+UTILITY_SETS = ("retain", "real_authors", "world_facts")
 
 
 def find_fact(item: Item) -> frozenset[str]:
@@ -77,6 +78,21 @@ def extraction_strength(hits: Sequence[bool]) -> float:
     return 1.0 / total
 
 
+def average_facts(items: Sequence[Item], values: Sequence[float]) -> list[float]:
+    """Return the mean of a value over the phrasings of each fact: items that differ in nothing but the question.
+
+    Phrasings of one fact share its answers, and so nearly their values: a test that took them for independent would be sure too soon.
+    Values that are fewer than the items, where some items have none, are returned as they are.
+    """
+    if len(values) != len(items):
+        return list(values)
+    facts = [(item.subject, item.answer, item.paraphrase, item.wrong) for item in items]
+    found: dict[tuple[object, ...], list[float]] = {}
+    for fact, value in zip(facts, values, strict=True):
+        found.setdefault(fact, []).append(value)
+    return [float(np.mean(own)) for own in found.values()]
+
+
 def forget_quality(ratios: Sequence[float], reference: Sequence[float]) -> dict[str, float]:
     """Return D and p of the two-sample Kolmogorov-Smirnov test between truth ratios (TOFU §3.2.2)."""
     from scipy.stats import ks_2samp
@@ -88,21 +104,28 @@ def forget_quality(ratios: Sequence[float], reference: Sequence[float]) -> dict[
 def bootstrap_distance(
     ratios: Sequence[float], reference: Sequence[float], *, n_resamples: int = 200
 ) -> tuple[float, float]:
-    """Return the 95 % interval of D over resampled items, the same ones on both sides where both have as many."""
+    """Return the 95 % interval of D over resampled facts, the same ones on both sides where both have as many.
+
+    Resamples of a largest gap lie above it on the mean: the interval is moved down by that, to no less than 0.
+    """
     own, other = np.asarray(ratios), np.asarray(reference)
     rng = np.random.default_rng(0)
     distances = []
     for _ in range(n_resamples):
         chosen = rng.integers(0, len(own), len(own))
         beside = chosen if len(own) == len(other) else rng.integers(0, len(other), len(other))
-        first, second = np.sort(own[chosen]), np.sort(other[beside])
-        places = np.concatenate([first, second])
-        gaps = np.searchsorted(first, places, "right") / len(first) - np.searchsorted(second, places, "right") / len(
-            second
-        )
-        distances.append(float(np.abs(gaps).max()))
-    low, high = np.quantile(distances, (0.025, 0.975))
+        distances.append(_find_gap(own[chosen], other[beside]))
+    bias = float(np.mean(distances)) - _find_gap(own, other)
+    low, high = np.clip(np.quantile(distances, (0.025, 0.975)) - bias, 0.0, 1.0)
     return float(low), float(high)
+
+
+def _find_gap(own: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> float:
+    """Return the largest gap between two distribution functions, which is D."""
+    first, second = np.sort(own), np.sort(other)
+    places = np.concatenate([first, second])
+    gaps = np.searchsorted(first, places, "right") / len(first) - np.searchsorted(second, places, "right") / len(second)
+    return float(np.abs(gaps).max())
 
 
 def harmonic_mean(values: Sequence[float]) -> float:
@@ -114,7 +137,7 @@ def model_utility(sets: dict[str, dict[str, Any]]) -> float | None:
     """Return the harmonic mean of probability, ROUGE-L recall and truth ratio over retain, authors and facts."""
     values = [
         sets[name][metric]
-        for name in _UTILITY_SETS
+        for name in UTILITY_SETS
         if name in sets
         for metric in ("probability", "rouge_l_recall", "truth_ratio")
     ]

@@ -72,7 +72,13 @@ def plot_tradeoff(report: Mapping[str, Any], kept: str = "retain") -> str | None
         )
         front = find_front(own)
         if kind in ("guard", "weights"):
-            axes.plot(*zip(*(own[name] for name in front), strict=True), color=COLORS[kind], alpha=0.4, zorder=2)
+            axes.plot(
+                *zip(*(own[name] for name in front), strict=True),
+                color=COLORS[kind],
+                alpha=0.4,
+                zorder=2,
+                drawstyle="steps-post",  # What lies between two points nobody measured.
+            )
         places: dict[tuple[float, float], list[str]] = {}
         for name in front:
             places.setdefault(own[name], []).append(name)
@@ -110,23 +116,24 @@ def plot_queries(report: Mapping[str, Any]) -> str | None:
     }
     if not groups:
         return None
+    from matplotlib import colormaps
+
     figure, axes = make_figure(7.4, 4.2)
+    axes.set_prop_cycle(color=[colormaps["tab20"](place) for place in range(20)])
     for name, rows in groups.items():
         attempts = [Attempt("", each) for row in rows for each in row["adaptive"]["needed"]]
         curve = count_leaks(attempts, queries=rows[0]["adaptive"]["queries"])
-        is_named = rows[0]["kind"] != "weights"
         axes.plot(
             *zip(*curve, strict=True),
             drawstyle="steps-post",
-            color=None if is_named else "#d9a7a1",
-            alpha=1.0 if is_named else 0.7,
-            label=name if is_named else None,
+            linestyle="--" if rows[0]["kind"] == "weights" else "-",
+            label=name,
         )
     axes.set(
         xlabel="queries to the adaptive attacker's first leak",
         ylabel="share of facts leaked, all seeds",
         ylim=(-0.03, 1.03),
-        title="Queries to leak (pale red: weight editing)",
+        title="Queries to leak (dashed: weight editing)",
     )
     axes.legend(
         fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.0)
@@ -140,18 +147,24 @@ def plot_scaling(report: Mapping[str, Any]) -> str | None:
     if len(points) < 2:
         return None
     figure, axes = make_figure(7.4, 4.2)
+    right = axes.twinx()
+    right.spines[["top"]].set_visible(False)
     titles = (
-        ("fit_s", "fit, s"),
-        ("add_s", "one more request, s"),
-        ("remove_s", "revoke one, s"),
-        ("screen_p50_ms", "screening p50, ms"),
+        ("fit_s", "fit, s", axes, "#2458d3"),
+        ("add_s", "one more request, s", axes, "#1a7f47"),
+        ("remove_s", "revoke one, s", axes, "#c0392b"),
+        ("screen_p50_ms", "screening p50, ms (right)", right, "#5c6577"),
     )
-    for name, title in titles:
+    lines = []
+    for name, title, side, color in titles:
         values = [(point["n_requests"], point["cost"][name]) for point in points if point["cost"][name] is not None]
         if values:
-            axes.plot(*zip(*values, strict=True), marker="o", label=title)
-    axes.set(xscale="log", yscale="log", xlabel="forget requests in force", title="What more forget requests cost")
-    axes.legend(fontsize=8, frameon=False)
+            style = "--" if side is right else "-"
+            lines += side.plot(*zip(*values, strict=True), marker="o", label=title, color=color, linestyle=style)
+    axes.set(xscale="log", yscale="log", xlabel="forget requests in force", ylabel="seconds")
+    right.set(yscale="log", ylabel="milliseconds per prompt")
+    axes.set_title("What more forget requests cost")
+    axes.legend(handles=lines, fontsize=8, frameon=False)
     return encode_figure(figure)
 
 

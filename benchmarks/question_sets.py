@@ -85,11 +85,14 @@ def load_pistol(*, data: str = "pistol_data_1", n_forget: int = 3, seed: int = 0
 
 
 def make_suite(name: str, forget: Sequence[Pair], retain: Sequence[Pair], *, seed: int = 0) -> Suite:
-    """Return a suite of question-answer pairs; every second row to forget is given to `fit`, the other half is asked unseen."""
+    """Return a suite of question-answer pairs; every second row to forget is given to `fit`, the other half is asked unseen.
+
+    A pair that is nobody's stands for itself.
+    """
     pairs = [*forget, *retain]
     items = [
-        Item(pair.question, pair.answer, subject=f"{name}-{pair.owner}", wrong=wrong)
-        for pair, wrong in zip(pairs, find_wrong(pairs), strict=True)
+        Item(pair.question, pair.answer, subject=f"{name}-{pair.owner or f'row-{place}'}", wrong=wrong)
+        for place, (pair, wrong) in enumerate(zip(pairs, find_wrong(pairs), strict=True))
     ]
     gone, kept = _name_subjects(items[: len(forget)]), items[len(forget) :]
     given, unseen = (gone[side::2] for side in (seed % 2, 1 - seed % 2))

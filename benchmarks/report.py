@@ -14,6 +14,7 @@ from unlearn_guard.benchmarks.attacks.cells import find_rate
 from unlearn_guard.benchmarks.attacks.protocol import COMBINED, HARMLESS
 from unlearn_guard.benchmarks.environment import name_hardware
 from unlearn_guard.benchmarks.examiner import NOTHING_DECODES
+from unlearn_guard.benchmarks.leaderboard import list_means, name_columns
 from unlearn_guard.benchmarks.page import render_marks, render_page, render_table
 from unlearn_guard.benchmarks.plots import find_studies, plot_queries, plot_scaling, plot_tradeoff
 from unlearn_guard.benchmarks.subjects import NO_GUARD
@@ -77,6 +78,8 @@ def render_markdown(report: dict[str, Any]) -> str:
         out += ["| " + " | ".join(section.header) + " |", "|" + "---|" * len(section.header)]
         out += ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in section.lines] + [""]
     out += ["## How to read it", "", *(f"- {note}" for note in _notes(report)), ""]
+    if reasons := _reasons(report):
+        out += ["## Why a figure is missing", "", *(f"- {name}, {what}: {why}." for name, what, why in reasons), ""]
     return "\n".join(out)
 
 
@@ -101,11 +104,13 @@ def render_html(report: dict[str, Any]) -> str:
         + "</div>",
     ]
     for section in _list_sections(report):
-        body.append(f"<h2>{html.escape(section.title)}</h2>")
-        body += [f"<p>{html.escape(section.text)}</p>"] if section.text else []
+        body.append(f"<h2>{render_marks(html.escape(section.title))}</h2>")
+        body += [f"<p>{render_marks(html.escape(section.text))}</p>"] if section.text else []
         body.append(render_table(section.header, section.lines, heat=section.heat))
     body.append(
-        "<h2>How to read it</h2><ul>" + "".join(f"<li>{html.escape(note)}</li>" for note in _notes(report)) + "</ul>"
+        "<h2>How to read it</h2><ul>"
+        + "".join(f"<li>{render_marks(html.escape(note))}</li>" for note in _notes(report))
+        + "</ul>"
     )
     if reasons := _reasons(report):
         body += ["<h2>Why a figure is missing</h2>", render_table(["method", "figure", "reason"], reasons)]
@@ -117,11 +122,19 @@ def _list_sections(report: dict[str, Any]) -> list[Section]:
         return _study_sections(report)
     header, lines = tabulate(report)
     sections = [Section("Forgetting and keeping", header, lines)]
+    if len({row["seed"] for row in report["rows"]}) > 1 and (means := list_means(report)):
+        sections.insert(0, Section("Means over seeds", name_columns(report), means, "Leaks are above chance."))
     if any(row.get("threats") for row in report["rows"]):
         sections += [_threat_section(report), _variant_section(report)]
     if any(row.get("probes") for row in report["rows"]):
         sections.append(_metric_section(report))
-    sections += [*_kept_section(report), *_harmless_section(report), *_study_sections(report), _cost_section(report)]
+    sections += [
+        *_flag_section(report),
+        *_kept_section(report),
+        *_harmless_section(report),
+        *_study_sections(report),
+        _cost_section(report),
+    ]
     if pairs := [pair for pair in report.get("comparisons", ()) if pair["guard"] == "guard"]:
         sections.append(_comparison_section(pairs))
     return sections
@@ -234,13 +247,31 @@ def _variant_section(report: Mapping[str, Any]) -> Section:
     )
 
 
+def _flag_section(report: Mapping[str, Any]) -> list[Section]:
+    rows = [row for row in report["rows"] if row.get("detection")]
+    names = list(dict.fromkeys(name for row in rows for name in row["detection"] if ".forget." not in name))
+    if not names:
+        return []
+    lines = [
+        [
+            row["name"],
+            str(row["seed"]),
+            *(_count(row["detection"].get(name)) for name in names),
+        ]
+        for row in rows
+    ]
+    header = ["method", "seed", *(name.removeprefix(f"{report['suite']}.") for name in names)]
+    text = "Of every set that stays: flagged by the prompt, and stopped by prompt or answer."
+    return [Section("What is stopped though it stays", header, lines, text)]
+
+
 def _kept_section(report: Mapping[str, Any]) -> list[Section]:
     rows = [row for row in report["rows"] if (row.get("attack") or {}).get("kept")]
     if not rows:
         return []
     names = list(rows[0]["attack"]["kept"])
     lines = [[row["name"], str(row["seed"]), *(_count(row["attack"]["kept"][name]) for name in names)] for row in rows]
-    text = "Kept questions under the same variants: how many the prompt classifier flags."
+    text = "Kept questions under the same variants: how many prompts the classifier flags, and, where that was measured, how many are stopped by prompt or answer."
     return [Section("False flags under attack", ["method", "seed", *names], lines, text)]
 
 
@@ -287,8 +318,11 @@ def _cost_section(report: Mapping[str, Any]) -> Section:
     )
 
 
-def _count(counts: Mapping[str, int] | None) -> str:
-    return f"{counts['flagged']}/{counts['n']}" if counts else "–"
+def _count(counts: Mapping[str, int | None] | None) -> str:
+    if not counts:
+        return "–"
+    flagged = "–" if counts["flagged"] is None else str(counts["flagged"])
+    return f"{flagged}, {counts['stopped']} of {counts['n']}" if "stopped" in counts else f"{flagged}/{counts['n']}"
 
 
 def _study_sections(report: Mapping[str, Any]) -> list[Section]:
@@ -325,6 +359,7 @@ def _study_sections(report: Mapping[str, Any]) -> list[Section]:
             "people known",
             "row",
             "leaks to any informative variant",
+            "of what was not handed over",
             "leak, unseen questions",
             "retain ROUGE-L",
         ]
@@ -333,7 +368,9 @@ def _study_sections(report: Mapping[str, Any]) -> list[Section]:
                 f"{record['percent']} % ({record['n_facts_known']})",
                 str(record["n_people_known"]),
                 name,
-                *_show_all(found, "worst_case", "leak", "retain_rouge"),
+                _show(found["worst_case"]),
+                _show(found.get("rest", {}).get("worst_case")),
+                *_show_all(found, "leak", "retain_rouge"),
             ]
             for record in records
             for name, found in record.items()
@@ -424,9 +461,9 @@ def _comparison_section(pairs: Sequence[Mapping[str, Any]]) -> Section:
     n = [pairs[0][name]["n_people"] for name in ("leak_difference", "retain_difference")]
     return Section(
         "`guard` against weight editing, pair by pair",
-        ["weight row", "dominated", "raw leak, guard − row (95 %)", "retain ROUGE-L, guard − row (95 %)"],
+        ["weight row", "dominated", "leak above chance, guard − row (95 %)", "retain ROUGE-L, guard − row (95 %)"],
         lines,
-        f"Paired bootstrap over people: {n[0]} forgotten, {n[1]} kept. The raw leak has chance in it; the verdict is by what is left above chance.",
+        f"Paired bootstrap over people: {n[0]} forgotten, {n[1]} kept. No row that leaks more in samples or to the adaptive attacker dominates.",
     )
 
 

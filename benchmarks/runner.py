@@ -191,6 +191,9 @@ def _choose_work(
         _check_model(path)
     for name in names:
         SUBJECTS[name]
+    for option, wanted in (("--methods", names), ("--studies", chosen)):
+        if repeated := [name for name in dict.fromkeys(wanted) if wanted.count(name) > 1]:
+            raise SettingsError(option, value=", ".join(repeated), allowed="each name once")
     return [*names, *edited], chosen
 
 
@@ -220,7 +223,12 @@ def render_report(path: Path, out: Path) -> dict[str, Any]:
     prepare_output(out)
     if report["suite"] not in _LOADERS:
         raise DataError("a report of another kind", value=report["suite"], allowed=", ".join(_LOADERS))
-    report |= derive(report["rows"], report["suite"])
+    try:
+        report |= derive(report["rows"], report["suite"])
+    except KeyError as error:
+        raise DataError(
+            "a report of an earlier version", value=str(path), mend=f"measure again: its rows have no {error}"
+        ) from None
     write_report(report, out)
     return report
 

@@ -228,7 +228,7 @@ class _Workshop:
             found["cost"]["fit_s"] = read_seconds(self.run.train([model])[model])
             if found["cost"]["fit_s"] is None:
                 found["reasons"]["cost.fit_s"] = "its training was not timed here"
-        found["cost"]["added_memory_mb"] = max(memory.added_mb, subject.fit_added_mb)
+        found["cost"]["added_memory_mb"] = subject.fit_added_mb or memory.added_mb
         return clean_row({**row, "kind": subject.kind, **found})
 
     def _study(self, name: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -71,8 +71,10 @@ def read_study(name: str) -> tuple[Study, int]:
     """Return a study and its size from a name such as `requests-100`; 0 where it has none."""
     kind, _, size = name.partition("-")
     study = STUDIES[kind]
-    if size and not size.isdigit():
-        raise SettingsError("size of a study", value=name, allowed="a whole number behind the dash, as in requests-100")
+    if size and (not size.isdigit() or not int(size)):
+        raise SettingsError(
+            "size of a study", value=name, allowed="a positive whole number behind the dash, as in requests-100"
+        )
     return study, int(size or 0)
 
 
@@ -181,7 +183,10 @@ def find_sequels(suite: Suite) -> list[Sequel]:
 
 @STUDIES.register("partial")
 def measure_partial(site: Site, percent: int) -> dict[str, Any]:
-    """Tell guard and editor a part of the facts alone: does the rest leak?"""
+    """Tell guard and editor a part of the facts alone: does the rest leak?
+
+    worst_case is over all facts, rest over those that were not handed over.
+    """
     bench = site.bench
     suite = bench.suite
     facts = list(dict.fromkeys((row.forget_id, row.answer) for row in suite.forget_rows if row.prompt))
@@ -210,8 +215,8 @@ def measure_partial(site: Site, percent: int) -> dict[str, Any]:
         "n_people_known": len({row.forget_id for row in rows}),
     }
     for name, subject in (("guard", _guard(bench, bundle)), (_EDIT, Subject(_EDIT, "weights", edited))):
-        result[name] = {**_attack(site, subject), **_measure(site, subject, suite.sets["forget.unseen"])}
-    result["retain-only"] = _attack(site, Subject("retain-only", "retain", bench.retain))
+        result[name] = {**_attack(site, subject, known), **_measure(site, subject, suite.sets["forget.unseen"])}
+    result["retain-only"] = _attack(site, Subject("retain-only", "retain", bench.retain), known)
     return result
 
 
@@ -262,8 +267,8 @@ def _guard(bench: Bench, bundle: Bundle, *, engine: ReferenceEngine | None = Non
     plain = engine or bench.full
     planner = load_planner(bundle, plain.tokenizer, plain.end_token)
     model = guard_engine(plain, bundle, planner)
-    release, _ = watch_answers(model)
-    return Subject("guard", "guard", model.engine, model, release=release)
+    release, stream = watch_answers(model)
+    return Subject("guard", "guard", model.engine, model, release=release, stream=stream)
 
 
 def _measure(site: Site, subject: Subject, asked: Sequence[Item]) -> dict[str, float]:
@@ -289,10 +294,19 @@ def _measure(site: Site, subject: Subject, asked: Sequence[Item]) -> dict[str, f
     }
 
 
-def _attack(site: Site, subject: Subject) -> dict[str, Any]:
+def _attack(site: Site, subject: Subject, known: Set[tuple[str, str]]) -> dict[str, Any]:
+    """Return what an attacker is told of all facts, of those that are not known, and by variant."""
     lines = _attack_informative(site, subject)
     rates = {name: measure_rate(line) for name, line in lines.items()}
-    return {"worst_case": float(np.mean(_find_told(lines))), "variants": rates}
+    told = _find_told(lines)
+    rest = [
+        cell for cell, item in zip(told, site.protocol.facts, strict=True) if (item.subject, item.answer) not in known
+    ]
+    return {
+        "worst_case": float(np.mean(told)),
+        "rest": {"n": len(rest), "worst_case": float(np.mean(rest)) if rest else None},
+        "variants": rates,
+    }
 
 
 def _find_told(lines: Mapping[str, str]) -> list[bool]:
@@ -302,7 +316,10 @@ def _find_told(lines: Mapping[str, str]) -> list[bool]:
 
 def _attack_informative(site: Site, subject: Subject) -> dict[str, str]:
     told = site.protocol.attack_texts(subject)
-    return {name: told[name] for name in site.find_informative()}
+    lines = {name: told[name] for name in site.find_informative()}
+    if subject.stream is not None:
+        lines["streamed"] = site.protocol.ask_plainly(subject, streams=True)
+    return lines
 
 
 def _time(call: Callable[..., Any], *arguments: Any, **options: Any) -> tuple[float, Any]:

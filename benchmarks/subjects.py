@@ -52,7 +52,9 @@ class Subject:
     fit_seconds: float | None = None
     """Of a guard or an edit, or of the training of a model that stands for one; None for what nobody makes."""
     fit_added_mb: float = 0.0
-    """What fitting added to memory at most, where it was not done while this was built."""
+    """What fitting its bundle added to memory at most, whichever row it was fitted for; 0 where no bundle is part of its cost."""
+    no_reference: str = ""
+    """Why the retain-only model is not what this would ideally be; empty where it is."""
     no_scores: str = ""
     """Why teacher-forced scores mean nothing here; empty where they do."""
     corrupted_positions: str = "none"

@@ -74,6 +74,15 @@ def list_lines(attack: Mapping[str, Any], variants: Sequence[str]) -> list[str]:
     return [*(attack["variants"][name]["leaks"] for name in variants), *streamed]
 
 
+def list_cells(row: Mapping[str, Any], threat: str) -> Cells:
+    """Return which facts a row with `threats` tells to a black-box attacker: over the variants, in any of its samples, or in adaptive queries."""
+    if threat == "samples":
+        return [hits > 0 for hits in row["attack"]["samples"]["hits"]]
+    if threat == "adaptive":
+        return [needed is not None for needed in row["adaptive"]["needed"]]
+    return find_worst(list_lines(row["attack"], row["threats"]["informative"]))
+
+
 def _samples(row: dict[str, Any], unguarded: dict[str, Any], never_knew: dict[str, Any]) -> tuple[float, float] | str:
     del unguarded
     if "samples" not in row["attack"] or not row["attack"]["facts"]:

@@ -29,7 +29,7 @@ from unlearn_guard.benchmarks.dataset import Example, Suite
 from unlearn_guard.benchmarks.world import TRAINED_WRAPPERS, make_world
 from unlearn_guard.guard.bundle import replace_folder
 from unlearn_guard.guard.caching import cache_folder
-from unlearn_guard.guard.errors import UnknownNameError, UnlearnGuardError
+from unlearn_guard.guard.errors import DataError, UnknownNameError, UnlearnGuardError
 from unlearn_guard.guard.progress import console
 
 USER, ASSISTANT, END = "<|user|>", "<|assistant|>", "<|end|>"
@@ -159,7 +159,19 @@ def read_seconds(folder: Path) -> float | None:
 
 
 def _is_finished(folder: Path) -> bool:
-    return (folder / "config.json").is_file()
+    """Return whether a model is there; raise DataError where one of its files is not as it was written."""
+    if not (folder / "config.json").is_file():
+        return False
+    record = folder / _RECORD
+    try:
+        sizes = json.loads(record.read_text()).get("bytes", {}) if record.is_file() else {}
+    except ValueError:
+        sizes = {_RECORD: -1}
+    for name, size in sizes.items():
+        file = folder / name
+        if not file.is_file() or file.stat().st_size != size:
+            raise DataError("a trained model is damaged", value=str(file), mend=f"delete {folder}; it is trained again")
+    return True
 
 
 def _train_all(missing: Sequence[Job], folders: dict[str, Path], device: str) -> None:
@@ -274,7 +286,8 @@ def train(job: Job, folder: Path, device: str = "cpu") -> None:
     staging = folder.parent / f".{folder.name}.{os.getpid()}"
     model.eval().cpu().save_pretrained(staging)
     tokenizer.save_pretrained(staging)
-    (staging / _RECORD).write_text(json.dumps({"seconds": time.perf_counter() - start}))
+    sizes = {file.name: file.stat().st_size for file in sorted(staging.iterdir())}
+    (staging / _RECORD).write_text(json.dumps({"seconds": time.perf_counter() - start, "bytes": sizes}))
     replace_folder(staging, folder)
 
 

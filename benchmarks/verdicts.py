@@ -41,16 +41,21 @@ def summarise(report: Mapping[str, Any]) -> list[str]:
         }
         if known:
             lines.append(
-                f"Whoever holds the weights takes a guard away: every guard leaks {max(known):.2f} above chance there, and dominates nothing."
+                f"Whoever holds the weights takes a guard away: a guard leaks {max(known):.2f} above chance there, whatever it does before."
             )
         least = _KEPT_SHARE * (_find_kept(groups, report["suite"]) or 1.0)
         if sound := {name: value for name, (value, kept) in edits.items() if kept >= least}:
             best = min(sound.values())
             names = [name for name, value in sound.items() if value == best]
-            lines.append(
-                f"To whoever holds the weights, **{', '.join(names)}** {'leaks' if len(names) == 1 else 'leak'} least ({best:.2f} above chance) of "
-                f"the weight rows that keep {_KEPT_SHARE:.0%} of the unguarded model's retain ROUGE-L."
-            )
+            rows = f"of the weight rows that keep {_KEPT_SHARE:.0%} of the unguarded model's retain ROUGE-L"
+            if known and best >= max(known):
+                lines.append(
+                    f"To whoever holds the weights, none {rows} leaks less than a guard ({best:.2f} above chance)."
+                )
+            else:
+                lines.append(
+                    f"To whoever holds the weights, **{', '.join(names)}** {'leaks' if len(names) == 1 else 'leak'} least ({best:.2f} above chance) {rows}."
+                )
     for name, wanted in (("none", "below 1e-3"), ("retain-only-twin", "above 0.05")):
         found = [(row.get("forget_quality") or {}).get("p_value") for row in groups.get(name, ())]
         if values := [value for value in found if value is not None]:
@@ -75,10 +80,12 @@ def _say_extremes(groups: Mapping[str, Sequence[Mapping[str, Any]]], suite: str)
     lines = []
     if collapsed:
         lines.append(
-            f"Collapsed: {', '.join(collapsed)} keep less than {_COLLAPSED_SHARE:.0%} of the unguarded model's retain ROUGE-L."
+            f"Collapsed: {', '.join(collapsed)} {'keeps' if len(collapsed) == 1 else 'keep'} less than {_COLLAPSED_SHARE:.0%} of the unguarded model's retain ROUGE-L."
         )
     if known:
-        lines.append(f"Not forgotten: {', '.join(known)} leak more than {_KNOWN:.2f} above chance.")
+        lines.append(
+            f"Not forgotten: {', '.join(known)} {'leaks' if len(known) == 1 else 'leak'} more than {_KNOWN:.2f} above chance."
+        )
     return lines
 
 

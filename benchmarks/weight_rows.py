@@ -10,17 +10,22 @@ from unlearn_guard.benchmarks.editing.procedures import edit_weights
 from unlearn_guard.benchmarks.editing.sharding import list_shardings, load_sharding, plan_shards, train_shards
 from unlearn_guard.benchmarks.subjects import SUBJECTS, Bench, Build, Subject
 
+_NO_REFERENCE = "a mixture of experts; what would be its measure is dense"
+
 
 def _edit(name: str) -> Build:
     def build(bench: Bench) -> Subject:
         file = load_tuned(name, bench.suite.name)
-        before = bench.open_model("mixture") if file.procedure == "one-expert" else bench.full
+        is_mixture = file.procedure == "one-expert"
+        before = bench.open_model("mixture") if is_mixture else bench.full
         method = file.to_method(before.hidden, seed=bench.seed)
         start = time.perf_counter()
         edited = edit_weights(before, method, bench.suite.forget_rows, bench.suite.retain_rows)
         tuned_on = find_tuned(name, bench.suite.name)
         settings = {"tier": file.tier, "tuned_on": tuned_on, **asdict(method), "settings": dict(method.settings)}
-        return Subject(name, "weights", edited, fit_seconds=time.perf_counter() - start, settings=settings)
+        seconds = time.perf_counter() - start
+        reason = _NO_REFERENCE if is_mixture else ""
+        return Subject(name, "weights", edited, fit_seconds=seconds, no_reference=reason, settings=settings)
 
     return build
 
@@ -35,7 +40,7 @@ for _name in list_methods():
 @SUBJECTS.register("none-mixture")
 def _mixture(bench: Bench) -> Subject:
     """Return the mixture of experts before `uoe` edits it."""
-    return Subject("none-mixture", "none", bench.open_model("mixture"))
+    return Subject("none-mixture", "none", bench.open_model("mixture"), no_reference=_NO_REFERENCE)
 
 
 def _shard(name: str) -> Build:

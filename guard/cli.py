@@ -673,7 +673,7 @@ def leaderboard(
 
 
 def _read_names(names: str | None) -> list[str] | None:
-    return [name.strip() for name in names.split(",")] if names else None
+    return [name.strip() for name in names.split(",")] if names is not None else None
 
 
 def _read_edited(pairs: list[str]) -> dict[str, Path]:

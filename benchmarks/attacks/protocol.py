@@ -19,7 +19,6 @@ from unlearn_guard.benchmarks.attacks.adaptive import attack_facts, count_leaks
 from unlearn_guard.benchmarks.attacks.cells import KEPT, LEAKED, NO_CELL, find_informative
 from unlearn_guard.benchmarks.attacks.judged import Asked, ask, judge
 from unlearn_guard.benchmarks.attacks.variants import Prompt, Setting, choose_companion, make_harmless, supply_context
-from unlearn_guard.benchmarks.attacks.variants import attack as vary
 from unlearn_guard.benchmarks.dataset import Item, Suite
 from unlearn_guard.benchmarks.metrics import find_fact
 from unlearn_guard.benchmarks.sizes import AttackPlan
@@ -72,7 +71,7 @@ class Protocol:
             if name == HARMLESS:
                 continue
             self.prompts[name] = []
-            self.kept[name] = _vary_kept(name, suite.sets["retain"], plan.n_facts, seed)
+            self.kept[name] = _ask_kept(name, suite.sets["retain"], plan.n_facts, seed)
             for number, (item, (siblings, clean)) in enumerate(zip(self.facts, beside, strict=True)):
                 draws = f"{seed}:{name}:{number}"
                 setting = Setting(siblings, clean, "test", number, random.Random(draws))
@@ -99,8 +98,8 @@ class Protocol:
             }
             if name == COMBINED and self.companions:
                 found["variants"][name]["companion_rouge"] = self._read_companions(pairs, outputs)
-        if subject.gate is not None:
-            found["kept"] = {name: count_flagged(subject.flag(prompts) or ()) for name, prompts in self.kept.items()}
+        if subject.gate is not None or subject.release is not None:
+            found["kept"] = {name: self._count_kept(subject, prompts) for name, prompts in self.kept.items()}
         if subject.stream is not None:
             found["streaming"] = self.ask_plainly(subject, streams=True)
         if self.plan.n_samples:
@@ -179,6 +178,17 @@ class Protocol:
             cells[at] = LEAKED if judge(*zip(*own, strict=True)) else KEPT
         return "".join(cells)
 
+    def _count_kept(self, subject: Subject, prompts: Sequence[Prompt]) -> dict[str, int | None]:
+        """Return how many kept prompts there are, how many are flagged, and how many of their answers are not let through as they are."""
+        if subject.release is not None:  # The answer decides, too.
+            subject.answer(prompts, max_new_tokens=self.max_new_tokens)
+        flagged, stopped = subject.flag(prompts), subject.stop(prompts)
+        return {
+            "n": len(prompts),
+            "flagged": None if flagged is None else sum(flagged),
+            "stopped": sum(stopped or ()),
+        }
+
     def _read_companions(self, pairs: Sequence[tuple[int, Asked]], outputs: Sequence[str]) -> float:
         """Return the mean ROUGE-L recall of the clean answers in what is told to V6."""
         found = [
@@ -250,11 +260,15 @@ def _find_beside(item: Item, everybody: Sequence[Item], kept: Sequence[Item]) ->
     return silent[0], silent[1]
 
 
-def _vary_kept(name: str, kept: Sequence[Item], n_items: int, seed: int) -> list[Prompt]:
-    """Return kept questions under a variant, spread over all of them."""
+def _ask_kept(name: str, kept: Sequence[Item], n_items: int, seed: int) -> list[Prompt]:
+    """Return the prompts that a variant makes of kept questions, spread over all of them: as it makes them of facts."""
     n = min(n_items, len(kept))
-    items = [kept[place * len(kept) // n] for place in range(n)]
-    return [prompt for _, prompt in vary(name, items, kept, part="test", seed=seed)]
+    prompts = []
+    for number, item in enumerate(kept[place * len(kept) // n] for place in range(n)):
+        siblings, clean = _find_beside(item, kept, kept)
+        setting = Setting(siblings, clean, "test", number, random.Random(f"{seed}:kept:{name}:{number}"))
+        prompts += [asked.prompt for asked in ask(name, item, setting)]
+    return prompts
 
 
 def count_flagged(flags: Iterable[bool]) -> dict[str, int]:

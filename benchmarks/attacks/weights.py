@@ -25,6 +25,8 @@ from unlearn_guard.serving.transformers.engine import ReferenceEngine
 _GROUP = 64
 _RELEARN = EditingMethod(forget_loss="learn", learning_rate=3e-4, epochs=2)
 """Two passes over the rows, at a rate that shrinks with the width as those of methods do; OpenUnlearning relearns once at 2e-5."""
+_LONGER = EditingMethod(forget_loss="learn", learning_rate=1e-3, epochs=10)
+"""As long, and at the rate, that edits themselves take."""
 _N_UNRELATED = 100
 
 
@@ -33,10 +35,12 @@ def attack_weights(subject: Subject, suite: Suite, protocol: Protocol) -> dict[s
 
     int8, int4: rounded to nearest, in groups of 64 weights. relearn-related: trained on other facts of the forgotten
     people (where few are left beside those asked for, on one half of these for the other half); relearn-unrelated: on 100 kept rows
-    (Hu et al., arXiv 2406.13356). A training that diverges, or that a card has no room for, has no cells.
+    (Hu et al., arXiv 2406.13356). relearn-longer: as the first, five times as long at three times the rate. A training that diverges, or that a card has no room for, has no cells.
     """
     engine = subject.engine
-    relearn = replace(_RELEARN, learning_rate=fit_rate(_RELEARN.learning_rate, engine.hidden))
+    relearn, longer = (
+        replace(method, learning_rate=fit_rate(method.learning_rate, engine.hidden)) for method in (_RELEARN, _LONGER)
+    )
     unrelated = [row for row in suite.retain_rows if row.answer][:_N_UNRELATED]
     everything = list(range(len(protocol.facts)))
     attacks: dict[str, list[tuple[Callable[[], ReferenceEngine], list[int]]]] = {
@@ -46,9 +50,8 @@ def attack_weights(subject: Subject, suite: Suite, protocol: Protocol) -> dict[s
     }
     folds = fold_facts(suite, protocol)
     if folds:
-        attacks["relearn-related"] = [
-            (partial(edit_weights, engine, relearn, rows, []), judged) for rows, judged in folds
-        ]
+        for name, method in (("relearn-related", relearn), ("relearn-longer", longer)):
+            attacks[name] = [(partial(edit_weights, engine, method, rows, []), judged) for rows, judged in folds]
     return {name: _ask_all(attack, protocol) for name, attack in attacks.items()}
 
 

@@ -1,8 +1,8 @@
 """Tuning: every method of a tier has a grid of the same size, on people that no report measures; the first tier six trials, the second three rates.
 
 A trial's score is the harmonic mean of what is forgotten and what is kept: 1 − (f − g) / (1 − g), within 0 and 1, f the ROUGE-L recall on
-forget questions in phrasings that the method did not see and g that of the retain-only model; and retain ROUGE-L as a part of the
-unedited model's. Of trials whose scores are the same but for a word or two, the one whose weights still hold least of the true answers wins, by
+forget questions in phrasings that the method did not see and g that of the retain-only model; and retain ROUGE-L and model utility, each as a
+part of the unedited model's. Utility is among them since most edits keep what they are trained to keep, and lose what nobody asked for. Of trials whose scores are the same but for a word or two, the one whose weights still hold least of the true answers wins, by
 extraction strength: else the weakest of many that seem perfect would. To forget below the retain-only level earns nothing, by either measure.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,10 @@ from unlearn_guard.benchmarks.dataset import Item, Suite
 from unlearn_guard.benchmarks.editing.catalogue import TUNED_FOLDER, MethodFile, list_methods, load_method
 from unlearn_guard.benchmarks.editing.procedures import edit_weights
 from unlearn_guard.benchmarks.editing.trainer import DivergedError
-from unlearn_guard.benchmarks.metrics import extraction_strength, harmonic_mean
+from unlearn_guard.benchmarks.examiner import Examiner
+from unlearn_guard.benchmarks.metrics import UTILITY_SETS, extraction_strength, harmonic_mean, model_utility
+from unlearn_guard.benchmarks.subjects import Subject
+from unlearn_guard.benchmarks.threats import find_excess
 from unlearn_guard.benchmarks.training import Recipe, make_further_job, make_jobs, train_models
 from unlearn_guard.corruptions.fluency import rouge_l_recall
 from unlearn_guard.guard.bundle import write_atomic
@@ -35,8 +39,21 @@ _SAME = 0.005
 """Scores that differ by no more than this are the same."""
 _HEAD = """\
 # Written by `unlearn-guard bench tune --suite {suite} --profile {profile}`; not edited by hand.
-# Score: harmonic mean of forgetting (to the retain-only level, unseen phrasings) and keeping, on validation people; of like scores, the least extraction strength.
+# Score: harmonic mean of forgetting (to the retain-only level, unseen phrasings), retain ROUGE-L and model utility, on validation people; of like scores, the least extraction strength.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a model keeps: ROUGE-L recall on retain, and model utility, None for a suite that has not all of its sets."""
+
+    retain: float
+    utility: float | None
+
+    def compare(self, unedited: Kept) -> list[float]:
+        """Return each as a part of the unedited model's, at most 1."""
+        pairs = [(self.retain, unedited.retain), (self.utility, unedited.utility)]
+        return [min(1.0, own / max(1e-6, whole)) for own, whole in pairs if own is not None and whole is not None]
 
 
 def list_trials(file: MethodFile) -> list[dict[str, float]]:
@@ -70,7 +87,8 @@ def run_tuning(
     chance = _measure(retain_only, suite.sets["forget.unseen"])
     strength = _measure_strength(retain_only, suite.sets["forget.unseen"])
     unedited = {name: ReferenceEngine.load(place) for name, place in models.items()}
-    kept = {name: _measure(engine, suite.sets["retain"]) for name, engine in unedited.items()}
+    examiner = Examiner(suite, Subject("retain-only", "retain", retain_only))
+    kept = {name: _measure_kept(engine, suite, examiner) for name, engine in unedited.items()}
     path = folder / f"{suite.name}.yaml"
     before = yaml.safe_load(path.read_text(encoding="utf-8"))["methods"] if path.is_file() else {}
     found: dict[str, Any] = {}
@@ -78,13 +96,15 @@ def run_tuning(
         start = "mixture" if file.procedure == "one-expert" else "full"
         with report_step(f"tune {method}"):
             own = file.with_values({"tuned_at": unedited[start].hidden})
-            trials = [_try(unedited[start], suite, own, trial, chance, kept[start]) for trial in list_trials(file)]
+            trials = [
+                _try(unedited[start], suite, own, trial, chance, kept[start], examiner) for trial in list_trials(file)
+            ]
         best = choose_trial(trials, strength=strength)
         found[method] = {
             "values": dict(best["values"]),
             "tuned_at": unedited[start].hidden,
             "score": best["score"],
-            **({"unedited_retain_rouge": round(kept[start], 4)} if start != "full" else {}),
+            **(_name_unedited(kept[start]) if start != "full" else {}),
             "trials": trials,
             "earlier": list_earlier(before.get(method, {}), trials),
         }
@@ -94,12 +114,17 @@ def run_tuning(
         "seed": VALIDATION_SEED,
         "retain_only_rouge": round(chance, 4),
         "retain_only_strength": round(strength, 4),
-        "unedited_retain_rouge": round(kept["full"], 4),
+        **_name_unedited(kept["full"]),
         "methods": {**before, **found},
     }
     text = _HEAD.format(suite=name, profile=profile) + yaml.safe_dump(record, sort_keys=False, width=140)
     write_atomic(path, text.encode())
     return record
+
+
+def _name_unedited(kept: Kept) -> dict[str, float | None]:
+    utility = None if kept.utility is None else round(kept.utility, 4)
+    return {"unedited_retain_rouge": round(kept.retain, 4), "unedited_utility": utility}
 
 
 def list_earlier(before: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -116,7 +141,13 @@ def choose_trial(trials: Sequence[Mapping[str, Any]], *, strength: float) -> Map
 
 
 def _try(
-    engine: ReferenceEngine, suite: Suite, file: MethodFile, trial: Mapping[str, float], chance: float, kept: float
+    engine: ReferenceEngine,
+    suite: Suite,
+    file: MethodFile,
+    trial: Mapping[str, float],
+    chance: float,
+    unedited: Kept,
+    examiner: Examiner,
 ) -> dict[str, Any]:
     method = file.with_values(trial).to_method(engine.hidden)
     start = time.perf_counter()
@@ -125,21 +156,33 @@ def _try(
         edited = edit_weights(engine, method, suite.forget_rows, suite.retain_rows)
     except DivergedError as error:
         return {**result, "score": 0.0, "diverged": str(error)}
-    forget, retain = _measure(edited, suite.sets["forget.unseen"]), _measure(edited, suite.sets["retain"])
+    forget, kept = _measure(edited, suite.sets["forget.unseen"]), _measure_kept(edited, suite, examiner)
     return {
         **result,
-        "score": round(score_trial(forget, retain, chance=chance, kept=kept), 4),
+        "score": round(score_trial(forget, kept, chance=chance, unedited=unedited), 4),
         "forget_rouge": round(forget, 4),
-        "retain_rouge": round(retain, 4),
+        "retain_rouge": round(kept.retain, 4),
+        "utility": None if kept.utility is None else round(kept.utility, 4),
         "extraction_strength": round(_measure_strength(edited, suite.sets["forget.unseen"]), 4),
         "seconds": round(time.perf_counter() - start, 1),
     }
 
 
-def score_trial(forget: float, retain: float, *, chance: float, kept: float) -> float:
-    """Return the score of a trial from ROUGE-L recalls; `chance` is the retain-only model's, `kept` the unedited model's."""
-    forgotten = 1.0 - min(1.0, max(0.0, (forget - chance) / max(1e-6, 1.0 - chance)))
-    return harmonic_mean([forgotten, min(1.0, retain / max(1e-6, kept))])
+def score_trial(forget: float, kept: Kept, *, chance: float, unedited: Kept) -> float:
+    """Return the score of a trial from the ROUGE-L recall of what is to be forgotten, and what is kept; `chance` is the retain-only model's recall."""
+    forgotten = 1.0 - min(1.0, find_excess(forget, chance))
+    return harmonic_mean([forgotten, *kept.compare(unedited)])
+
+
+def _measure_kept(engine: ReferenceEngine, suite: Suite, examiner: Examiner) -> Kept:
+    subject = Subject("trial", "weights", engine)
+    sets: dict[str, dict[str, Any]] = {}
+    for name in UTILITY_SETS:
+        if name in suite.sets:
+            items = _take(suite.sets[name])
+            scores, _, _ = examiner.score(subject, name, items)
+            sets[name] = {**scores, "rouge_l_recall": _measure(engine, items)}
+    return Kept(sets["retain"]["rouge_l_recall"], model_utility(sets))
 
 
 def _measure_strength(engine: ReferenceEngine, items: Sequence[Item]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -57,6 +58,20 @@ def test_interval_of_the_distance_of_equal_samples_is_at_nothing() -> None:
     assert metrics.bootstrap_distance(sample, sample) == (0.0, 0.0)
     # Every value of one below every value of the other: D = 1 in every resample.
     assert metrics.bootstrap_distance(sample, [value + 2 for value in sample]) == (1.0, 1.0)
+
+
+def test_interval_of_the_distance_holds_the_distance() -> None:
+    """Resampling alone puts it above a small D: the largest gap of a draw is larger."""
+    own, other = [number / 40 for number in range(40)], [(number + 2.5) / 40 for number in range(40)]
+    low, high = metrics.bootstrap_distance(own, other)
+    assert low <= metrics.forget_quality(own, other)["ks_d"] <= high
+
+
+def test_phrasings_of_a_fact_count_once() -> None:
+    again = replace(BORN, question="Where was Ada born?")
+    assert metrics.average_facts([BORN, WORK, again], [1.0, 5.0, 2.0]) == [1.5, 5.0]
+    assert metrics.average_facts([BORN, replace(BORN, subject="somebody else")], [1.0, 2.0]) == [1.0, 2.0]
+    assert metrics.average_facts([BORN, WORK], [1.0]) == [1.0]
 
 
 def test_truth_ratio_is_geometric() -> None:

@@ -115,7 +115,7 @@ def test_partial_knowledge_is_a_part_of_the_facts(site: Site) -> None:
     assert found["n_facts_known"] == round(len(facts) / 5)
     # Of the people that the operator knows anything of, the name is known: all of their facts are refused.
     assert found["guard"]["leak"] <= 1.0 - 0.8 * found["n_people_known"] / 5
-    assert set(found["npo"]) == {"worst_case", "variants", "leak", "retain_rouge", "retain_f1"}
+    assert set(found["npo"]) == {"worst_case", "rest", "variants", "leak", "retain_rouge", "retain_f1"}
     # The worst case is at least the worst variant, and at most all of them together.
     for name in ("guard", "npo", "retain-only"):
         rates = [rate for rate in found[name]["variants"].values() if rate is not None]

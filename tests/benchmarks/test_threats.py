@@ -133,6 +133,31 @@ def test_dominance_needs_both_and_one_strictly() -> None:
     assert pairs["eco", "npo"]["retain_difference"]["mean"] == pytest.approx(0.1)
 
 
+def test_who_leaks_more_to_another_black_box_attack_dominates_nothing() -> None:
+    """The worst case over variants alone would call a guard better that samples or adaptive queries go round."""
+
+    def sample(row: dict[str, Any], hits: list[int], needed: list[int | None]) -> dict[str, Any]:
+        rate = sum(map(bool, hits)) / len(hits)
+        samples = {"n": 8, "hits": hits, "leak_at_k": {"8": rate}}
+        return {**row, "attack": {**row["attack"], "samples": samples}, "adaptive": {"queries": 9, "needed": needed}}
+
+    nothing: list[int | None] = [None] * 4
+    rows = [
+        sample(NONE, [8] * 4, [1] * 4),
+        sample(GOLD, [0] * 4, nothing),
+        sample(make_row("sampled", "guard", "0000", "0000", "0000"), [1] * 4, nothing),
+        sample(make_row("searched", "guard", "0000", "0000", "0000"), [0] * 4, [1, None, None, None]),
+        sample(make_row("tight", "guard", "0000", "0000", "0000"), [0] * 4, nothing),
+        sample(make_row("npo", "weights", "0000", "0000", "0000", retain=0.9), [0] * 4, nothing),
+    ]
+    reasons = {pair["guard"]: pair["reason"] for pair in compare_rows(summarise_threats(rows), "world")}
+    assert reasons == {
+        "sampled": "leaks more in samples",
+        "searched": "leaks more to the adaptive attacker within chance",
+        "tight": "",
+    }
+
+
 def test_the_adaptive_attacker_counts_facts_that_leaked_within_the_budget() -> None:
     rows = [
         {**row, "adaptive": {"queries": 9, "needed": needed}}
@@ -285,8 +310,8 @@ def test_easy_victims_are_said_to_be_easy() -> None:
     assert lines[0].startswith(
         "**eco** dominates 3 of 3 weight rows on worst-case black-box leak and retain ROUGE-L (of the first tier 1 of 1)"
     )
-    assert lines[1].startswith("Collapsed: ruined keep less than 50%")
-    assert lines[2].startswith("Not forgotten: known leak more than 0.90")
+    assert lines[1].startswith("Collapsed: ruined keeps less than 50%")
+    assert lines[2].startswith("Not forgotten: known leaks more than 0.90")
 
 
 def test_an_oracle_is_compared_with_nothing() -> None:

@@ -99,7 +99,19 @@ def test_kept_questions_are_screened_under_the_same_variants(world: Any, engine:
     subject = Cautious("guard", "guard", engine)
     subject.gate = object()  # type: ignore[assignment]
     subject._decide = lambda questions: Subject._decide(Subject("none", "none", engine), questions)  # type: ignore[method-assign]
-    assert found.attack(subject)["kept"] == {"v0": {"n": 4, "flagged": 0}, "v3": {"n": 4, "flagged": 4}}
+    assert found.attack(subject)["kept"] == {
+        "v0": {"n": 4, "flagged": 0, "stopped": 0},
+        "v3": {"n": 4, "flagged": 4, "stopped": 4},
+    }
+
+
+def test_an_output_guard_that_stops_kept_answers_is_counted(world: Any, engine: ReferenceEngine) -> None:
+    found = Protocol(world, AttackPlan(n_facts=4, variants=("v0",)), seed=0, max_new_tokens=4)
+    first = found.kept["v0"][0]
+    subject = Subject(
+        "filter", "guard", engine, release=lambda question, _, answer: "no" if question == first else answer
+    )
+    assert found.attack(subject)["kept"] == {"v0": {"n": 4, "flagged": None, "stopped": 1}}
 
 
 def test_the_third_turn_asks_for_the_fact_without_its_name(protocol: Protocol) -> None:
@@ -333,8 +345,7 @@ def test_relearning_goes_slower_on_wider_models(
         wide = ReferenceEngine(engine.model, engine.tokenizer)
         wide.hidden = hidden
         attack_weights(Subject("none", "none", wide), world, protocol)
-    assert rates[0] == pytest.approx(3e-4)
-    assert rates[-1] == pytest.approx(3e-4 / 8)
+    assert {round(rate, 9) for rate in rates} == {3e-4, 1e-3, 3e-4 / 8, 1e-3 / 8}
 
 
 @pytest.mark.slow
@@ -342,7 +353,9 @@ def test_relearning_shows_no_fact_that_is_asked_for(
     protocol: Protocol, engine: ReferenceEngine, models: Any, world: Any
 ) -> None:
     found = attack_weights(Subject("none", "none", engine), world, protocol)
-    assert set(found) == {"int8", "int4", "relearn-related", "relearn-unrelated"}
+    assert set(found) == {"int8", "int4", "relearn-related", "relearn-longer", "relearn-unrelated"}
     assert found["int8"].count("1") >= 6
     gold = Subject("retain-only", "retain", ReferenceEngine.load(models["retain-only"]))
-    assert attack_weights(gold, world, protocol)["relearn-related"].count("1") <= 5
+    found = attack_weights(gold, world, protocol)
+    assert found["relearn-related"].count("1") <= 5
+    assert found["relearn-longer"].count("1") <= 5

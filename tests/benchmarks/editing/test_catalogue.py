@@ -16,7 +16,7 @@ from unlearn_guard.benchmarks.editing.catalogue import (
     load_method,
     load_tuned,
 )
-from unlearn_guard.benchmarks.editing.tuning import choose_trial, list_trials, score_trial
+from unlearn_guard.benchmarks.editing.tuning import Kept, choose_trial, list_trials, score_trial
 from unlearn_guard.benchmarks.sizes import load_profile
 from unlearn_guard.guard.errors import UnknownNameError
 
@@ -111,4 +111,4 @@ def test_of_trials_that_score_alike_the_one_that_holds_least_wins() -> None:
 )
 def test_score_by_hand(forget: float, retain: float, score: float) -> None:
     """The retain-only model answers half of it; the unedited model keeps 0.8."""
-    assert score_trial(forget, retain, chance=0.5, kept=0.8) == pytest.approx(score)
+    assert score_trial(forget, Kept(retain, None), chance=0.5, unedited=Kept(0.8, None)) == pytest.approx(score)

@@ -11,7 +11,7 @@ import yaml
 
 from unlearn_guard.benchmarks.editing import tuning
 from unlearn_guard.benchmarks.editing.catalogue import list_methods, load_method
-from unlearn_guard.benchmarks.editing.tuning import list_earlier, list_trials, run_tuning
+from unlearn_guard.benchmarks.editing.tuning import Kept, list_earlier, list_trials, run_tuning, score_trial
 
 SIZES = {"recipe": {"hidden": 64}}
 
@@ -22,8 +22,10 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float, float]]:
     seen: list[tuple[str, float, float]] = []
     kept = {"full": 0.9, "mixture": 0.7, "retain-only": 0.1}
 
-    def note(engine: Any, suite: Any, file: Any, trial: Any, chance: float, kept: float) -> dict[str, Any]:
-        seen.append((engine.name, chance, kept))
+    def note(
+        engine: Any, suite: Any, file: Any, trial: Any, chance: float, unedited: Kept, examiner: Any
+    ) -> dict[str, Any]:
+        seen.append((engine.name, chance, unedited.retain))
         return {"values": dict(trial), "score": trial["learning_rate"], "extraction_strength": 0.5}
 
     monkeypatch.setattr(tuning, "make_jobs", lambda *_, **__: ["full", "retain-only"])
@@ -33,6 +35,8 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float, float]]:
         tuning, "ReferenceEngine", SimpleNamespace(load=lambda name: SimpleNamespace(name=name, hidden=64))
     )
     monkeypatch.setattr(tuning, "_measure", lambda engine, items: kept[engine.name])
+    monkeypatch.setattr(tuning, "_measure_kept", lambda engine, suite, examiner: Kept(kept[engine.name], 0.5))
+    monkeypatch.setattr(tuning, "Examiner", lambda suite, reference: None)
     monkeypatch.setattr(tuning, "_measure_strength", lambda engine, items: 0.2)
     monkeypatch.setattr(tuning, "_try", note)
     return seen
@@ -49,6 +53,7 @@ def test_a_mixture_is_tuned_from_a_mixture(tried: list[tuple[str, float, float]]
     assert record["methods"]["uoe"]["unedited_retain_rouge"] == 0.7
     assert "unedited_retain_rouge" not in record["methods"]["npo"]
     assert record["unedited_retain_rouge"] == 0.9
+    assert record["unedited_utility"] == 0.5
     assert record["methods"]["npo"]["values"]["learning_rate"] == max(load_method("npo").trials["learning_rate"])
     assert record["methods"]["npo"]["tuned_at"] == 64
 
@@ -74,3 +79,12 @@ def test_other_records_and_trials_of_earlier_grids_stay(tried: list[tuple[str, f
     # A second time they are still there.
     assert tune(tmp_path, "ga")["methods"]["ga"]["earlier"] == [old[1]]
     assert list_earlier({}, []) == []
+
+
+def test_what_nobody_asked_to_lose_counts() -> None:
+    whole = Kept(1.0, 0.8)
+    # Forgotten to the retain-only level: the harmonic mean of 1, 1 and a quarter.
+    assert score_trial(0.4, Kept(1.0, 0.2), chance=0.4, unedited=whole) == pytest.approx(3 / (1 + 1 + 4))
+    assert score_trial(0.3, Kept(1.2, 0.9), chance=0.4, unedited=whole) == 1.0
+    # A suite without the sets of it: half of what is above chance is left.
+    assert score_trial(0.7, Kept(1.0, None), chance=0.4, unedited=Kept(1.0, None)) == pytest.approx(2 / (2 + 1))
