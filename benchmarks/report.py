@@ -79,7 +79,7 @@ def render_markdown(report: dict[str, Any]) -> str:
         out += ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in section.lines] + [""]
     out += ["## How to read it", "", *(f"- {note}" for note in _notes(report)), ""]
     if reasons := _reasons(report):
-        out += ["## Why a figure is missing", "", *(f"- {name}, {what}: {why}." for name, what, why in reasons), ""]
+        out += ["## Why a figure is missing", "", *(f"- {why}: {what} ({names})." for names, what, why in reasons), ""]
     return "\n".join(out)
 
 
@@ -113,7 +113,7 @@ def render_html(report: dict[str, Any]) -> str:
         + "</ul>"
     )
     if reasons := _reasons(report):
-        body += ["<h2>Why a figure is missing</h2>", render_table(["method", "figure", "reason"], reasons)]
+        body += ["<h2>Why a figure is missing</h2>", render_table(["methods", "figure", "reason"], reasons)]
     return render_page("unlearn-guard bench", body)
 
 
@@ -541,7 +541,14 @@ def _reasons(report: dict[str, Any]) -> list[list[str]]:
         for path, reason in row.get("reasons", {}).items():
             if reason not in (NO_GUARD, "not scored on this set", NOTHING_DECODES):
                 merged.setdefault((row["name"], reason), []).append(path.removeprefix(f"sets.{report['suite']}."))
-    return [[name, ", ".join(dict.fromkeys(paths)), reason] for (name, reason), paths in merged.items()]
+    named: dict[tuple[str, str], list[str]] = {}
+    for (name, reason), paths in merged.items():
+        named.setdefault((", ".join(dict.fromkeys(paths)), reason), []).append(name)
+    everybody = {row["name"] for row in report["rows"]}
+    return [
+        ["every row" if everybody == {*names} else ", ".join(names), what, reason]
+        for (what, reason), names in named.items()
+    ]
 
 
 def _show(value: Any, form: str = "{:.3f}") -> str:

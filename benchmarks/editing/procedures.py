@@ -90,10 +90,15 @@ def _learn_generic_labels(trainer: Trainer, settings: Settings) -> Any:
     for pair in trainer.forget_pairs:
         with torch.no_grad():
             plain, strong = (trainer.run(model, [pair]).logits[0] for model in (trainer.engine.model, reinforced))
-        labels = (plain - settings["alpha"] * (strong - plain).relu()).argmax(-1)
+        labels = find_generic(plain, strong, settings["alpha"])
         relabelled.append(replace(pair, labels=tuple(labels.tolist())))
     trainer.forget_pairs = relabelled
     return trainer.train(trainer.copy_model(), masks)
+
+
+def find_generic(plain: Any, strong: Any, alpha: float) -> Any:
+    """Return the likeliest tokens where what reinforcement made likelier counts less by `alpha` times as much; logits, (tokens, vocabulary)."""
+    return (plain - alpha * (strong - plain).relu()).argmax(-1)
 
 
 @_procedure("prune-rows", contamination=0.1)

@@ -52,7 +52,7 @@ class Known:
     """What answers and scores as it is told to: every token of a text has the text's probability."""
 
     kind, gate, always, settings, fit_seconds, corrupted_positions = "weights", None, None, None, 1.0, "none"
-    no_flags, no_scores, release = "no guard", "", None
+    no_flags, no_scores, no_reference, release = "no guard", "", "", None
 
     def stop(self, questions: Sequence[Any]) -> None:
         return None
@@ -242,3 +242,16 @@ def test_words_of_a_model_that_was_trained_elsewhere_are_not_judged() -> None:
         found = examiner.examine(cast(Subject, Known(KNOWS)))
     assert found["sets"]["hand.retain"]["nonword_rate"] is None
     assert "knows other words" in found["reasons"]["sets.hand.retain.nonword_rate"]
+
+
+def test_a_mixture_is_compared_with_no_dense_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unlearn_guard.benchmarks.examiner.attack_gradients", lambda *arguments: 0.5)
+    mixture = Known(KNOWS)
+    mixture.no_reference = "its measure is dense"
+    found = Examiner(SUITE, cast(Subject, Known(NEVER_KNEW))).examine(cast(Subject, mixture))
+    assert found["indistinguishability"] is None
+    assert found["forget_quality"]["p_value"] is found["forget_quality"]["ks_rouge_p"] is None
+    assert found["privacy"]["privacy_leak"] is None
+    assert found["privacy"]["min_k"] is not None
+    for path in ("indistinguishability", "forget_quality.p_value", "forget_quality.ks_rouge_p", "privacy.privacy_leak"):
+        assert found["reasons"][path] == "its measure is dense"

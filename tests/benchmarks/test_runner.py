@@ -152,6 +152,10 @@ def test_a_report_is_written_again_from_its_json_alone(
     (tmp_path / "other.json").write_text('{"suite": "skills", "rows": []}')
     with pytest.raises(DataError, match="a report of another kind"):
         render_report(tmp_path / "other.json", again)
+    del whole["rows"][0]["reasons"]
+    write_report(whole, tmp_path / "oldest.json")
+    with pytest.raises(DataError, match="a report of an earlier version"):
+        render_report(tmp_path / "oldest.json", again)
 
 
 @pytest.mark.parametrize(
@@ -159,6 +163,10 @@ def test_a_report_is_written_again_from_its_json_alone(
     [
         ({"suite": "wrold"}, UnknownNameError, "did you mean 'world'"),
         ({"studies": ["requests-ten"]}, SettingsError, "size of a study"),
+        ({"studies": ["requests-0"]}, SettingsError, "a positive whole number"),
+        ({"studies": ["upgrade", "upgrade"]}, SettingsError, "each name once"),
+        ({"methods": ["none", "guard", "none"]}, SettingsError, "each name once"),
+        ({"methods": [""]}, UnknownNameError, "unknown method"),
         ({"studies": ["request-10"]}, UnknownNameError, "did you mean 'requests'"),
         ({"suite": "skills", "studies": ["upgrade"]}, SettingsError, "with --suite"),
         (

@@ -267,3 +267,10 @@ def test_the_anchor_is_the_distance_of_the_routers_shares_from_its_expert(
 def test_a_model_without_experts_is_an_error(tiny: Any, rows: Any) -> None:
     with pytest.raises(SettingsError, match="mixture of experts"):
         edit_weights(tiny, load_method("uoe").to_method(), *rows)
+
+
+def test_a_generic_label_is_not_what_reinforcement_made_likelier() -> None:
+    plain = torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0]])
+    strong = torch.tensor([[3.5, 1.0, 1.0], [3.1, 1.0, 9.0]])
+    # 3 − 5 · .5 = .5 below 2; 3 − 5 · .1 = 2.5 above 2; what became less likely is left as it was.
+    assert procedures.find_generic(plain, strong, 5.0).tolist() == [1, 0]
