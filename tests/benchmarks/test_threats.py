@@ -363,15 +363,15 @@ def test_the_summary_says_who_dominates_whom_and_who_does_not() -> None:
             GOLD,
             make_row("eco", "guard", "0000", "0000", "0000"),
             make_row("npo", "weights", "0000", "0000", "0000", retain=0.9, weights={"int4": "0010"}),
-            make_row("ga", "weights", "0000", "0000", "0000", weights={"int4": "1111"}),
+            make_row("ga", "weights", "0000", "0000", "0000", weights={"int4": "0111"}),
             {"name": "dpo", "kind": "weights", "seed": 0, "status": "diverged", "reasons": {"sets": "loss is nan"}},
         ]
     )
     lines = summarise({"suite": "world", "rows": rows, "comparisons": compare_rows(rows, "world")})
     assert lines[0].startswith("**eco** dominates 1 of 2 weight rows")
     assert "npo. Not: ga (equal in both)" in lines[0]
-    assert "every guard leaks 1.00 above chance there, and dominates nothing" in lines[1]
-    assert "**ga** leaks least (1.00 above chance)" in lines[2]  # npo keeps too little to be named.
+    assert "a guard leaks 1.00 above chance there, whatever it does before" in lines[1]
+    assert "**ga** leaks least (0.67 above chance)" in lines[2]  # npo keeps too little to be named.
     assert lines[-1] == "Diverged, and in no comparison: dpo."
 
 
@@ -383,3 +383,17 @@ def test_whoever_holds_the_weights_can_do_what_the_others_can() -> None:
     found = next(row for row in summarise_threats([told, gold, silent]) if row["name"] == "npo")["threats"]
     assert found["black_box"]["excess"] == 0.0
     assert found["weights"] == found["samples"] == {"leak": 0.5, "chance": 0.2, "excess": 0.375}
+
+
+def test_an_edit_that_tells_as_much_as_a_guard_is_not_named_the_safest() -> None:
+    rows = summarise_threats(
+        [
+            NONE,
+            GOLD,
+            make_row("eco", "guard", "0000", "0000", "0000"),
+            make_row("ga", "weights", "0000", "0000", "0000", weights={"int4": "1111"}),
+        ]
+    )
+    lines = summarise({"suite": "world", "rows": rows, "comparisons": compare_rows(rows, "world")})
+    assert "none of the weight rows" in lines[2]
+    assert lines[2].endswith("leaks less than a guard (1.00 above chance).")
