@@ -237,6 +237,9 @@ class Examiner:
             found["privacy_leak"] = measure_privacy_leak(found["min_k"], self._reference_min_k(outsiders))
         if found["privacy_leak"] is None:
             reasons["privacy.privacy_leak"] = subject.no_reference or "the retain-only model's AUC is 1"
+        if subject.no_reference:
+            found["reference"] = None
+            reasons["privacy.reference"] = subject.no_reference
         return found
 
     def probe(

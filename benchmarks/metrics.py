@@ -106,7 +106,7 @@ def bootstrap_distance(
 ) -> tuple[float, float]:
     """Return the 95 % interval of D over resampled facts, the same ones on both sides where both have as many.
 
-    Resamples of a largest gap lie above it on the mean: the interval is moved down by that, to no less than 0.
+    Resamples of a largest gap lie above it on the mean: the interval is moved by what they are off on the mean, within 0 and 1.
     """
     own, other = np.asarray(ratios), np.asarray(reference)
     rng = np.random.default_rng(0)

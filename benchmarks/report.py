@@ -256,7 +256,7 @@ def _flag_section(report: Mapping[str, Any]) -> list[Section]:
         [
             row["name"],
             str(row["seed"]),
-            *(_count(row["detection"].get(name)) for name in names),
+            *(_count(row["detection"].get(name), row["sets"].get(name, {}).get("flagged")) for name in names),
         ]
         for row in rows
     ]
@@ -318,10 +318,12 @@ def _cost_section(report: Mapping[str, Any]) -> Section:
     )
 
 
-def _count(counts: Mapping[str, int | None] | None) -> str:
+def _count(counts: Mapping[str, int | None] | None, *known: int | None) -> str:
+    """Return how many are flagged, and stopped where that is known; `known` is how many are flagged where counts do not say that nothing decides."""
     if not counts:
         return "–"
-    flagged = "–" if counts["flagged"] is None else str(counts["flagged"])
+    (number,) = known or (counts["flagged"],)
+    flagged = "–" if number is None else str(number)
     return f"{flagged}, {counts['stopped']} of {counts['n']}" if "stopped" in counts else f"{flagged}/{counts['n']}"
 
 

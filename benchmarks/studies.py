@@ -298,7 +298,7 @@ def _attack(site: Site, subject: Subject, known: Set[tuple[str, str]]) -> dict[s
     """Return what an attacker is told of all facts, of those that are not known, and by variant."""
     lines = _attack_informative(site, subject)
     rates = {name: measure_rate(line) for name, line in lines.items()}
-    told = _find_told(lines)
+    told = _find_told(lines) if lines else [False] * len(site.protocol.facts)
     rest = [
         cell for cell, item in zip(told, site.protocol.facts, strict=True) if (item.subject, item.answer) not in known
     ]

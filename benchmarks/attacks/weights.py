@@ -26,7 +26,7 @@ _GROUP = 64
 _RELEARN = EditingMethod(forget_loss="learn", learning_rate=3e-4, epochs=2)
 """Two passes over the rows, at a rate that shrinks with the width as those of methods do; OpenUnlearning relearns once at 2e-5."""
 _LONGER = EditingMethod(forget_loss="learn", learning_rate=1e-3, epochs=10)
-"""As long, and at the rate, that edits themselves take."""
+"""As long as edits take, at the upper end of their rates."""
 _N_UNRELATED = 100
 
 

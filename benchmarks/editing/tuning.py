@@ -40,6 +40,7 @@ _SAME = 0.005
 _HEAD = """\
 # Written by `unlearn-guard bench tune --suite {suite} --profile {profile}`; not edited by hand.
 # Score: harmonic mean of forgetting (to the retain-only level, unseen phrasings), retain ROUGE-L and model utility, on validation people; of like scores, the least extraction strength.
+# Trials that name no utility are of before it counted.
 """
 
 

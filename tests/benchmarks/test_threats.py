@@ -397,3 +397,13 @@ def test_an_edit_that_tells_as_much_as_a_guard_is_not_named_the_safest() -> None
     lines = summarise({"suite": "world", "rows": rows, "comparisons": compare_rows(rows, "world")})
     assert "none of the weight rows" in lines[2]
     assert lines[2].endswith("leaks less than a guard (1.00 above chance).")
+
+
+def test_one_attack_on_weights_is_not_lost_in_the_chance_of_all() -> None:
+    """What chance tells to one attack says nothing of another: pooled, the edit would leave nothing above it."""
+    none = make_row("none", "none", "1111", weights={"int4": "1111", "relearn-longer": "1111"})
+    gold = make_row("retain-only", "retain", "0111", weights={"int4": "0111", "relearn-longer": "0000"})
+    none["attack"]["variants"]["v0"]["chosen"] = gold["attack"]["variants"]["v0"]["chosen"] = "0000"
+    edit = make_row("altpo", "weights", "0000", weights={"int4": "0000", "relearn-longer": "0011"})
+    *_, row = summarise_threats([none, gold, edit])
+    assert row["threats"]["weights"] == {"leak": 0.5, "chance": 0.0, "excess": 0.5}
