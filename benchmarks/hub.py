@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from unlearn_guard.benchmarks.stages import describe_folder
 from unlearn_guard.guard.errors import DependencyError
 
 
@@ -19,6 +20,12 @@ def read_local(folder: str, name: str) -> list[dict[str, Any]] | None:
     if not root or not file.is_file():
         return None
     return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
+
+
+def describe_local() -> list[tuple[str, int, int]]:
+    """Return what tells one state of the folder UNLEARN_GUARD_DATA from another; nothing where none is set."""
+    root = os.environ.get("UNLEARN_GUARD_DATA", "")
+    return describe_folder(Path(root), "*/*.jsonl") if root else []
 
 
 def read_table(

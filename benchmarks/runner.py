@@ -91,7 +91,6 @@ def run_bench(
             models is not None and suite in _LOADERS,
             f"with --model and --retain-model, and --suite {' or '.join(_LOADERS)}",
         ),
-        ("--fresh", fresh, suite in _LOADERS, f"with --suite {' or '.join(_LOADERS)}"),
         ("--edited", edited, suite in _LOADERS, f"with --suite {' or '.join(_LOADERS)}"),
         ("--studies", studies, suite in _LOADERS, f"with --suite {' or '.join(_LOADERS)}"),
         ("--methods", methods, not is_detection, "what answers questions: world, tofu, …"),
@@ -111,7 +110,7 @@ def run_bench(
         raise SettingsError("name of an edited checkpoint", value=taken[0], allowed="one that no row has")
     prepare_output(out)
     if is_detection:
-        return _run_detection(sizes, suite, profile, out, own_rows or {}, seeds)
+        return _run_detection(sizes, suite, profile, out, own_rows or {}, seeds, fresh=fresh)
     if suite == "skills":
         from unlearn_guard.benchmarks.skill_bench import run_skills
 
@@ -125,6 +124,7 @@ def run_bench(
             model=model,
             targets=targets,
             device=device,
+            fresh=fresh,
         )
     names, studies = _choose_work(sizes, without, methods, studies, models, edited or {})
     attack = AttackPlan(**sizes["attack"])
@@ -258,14 +258,20 @@ def _check_model(path: Path) -> None:
 
 
 def _run_detection(
-    sizes: dict[str, Any], suite: str, profile: str, out: Path, rows: dict[str, Path], seeds: Sequence[int] | None
+    sizes: dict[str, Any],
+    suite: str,
+    profile: str,
+    out: Path,
+    rows: dict[str, Path],
+    seeds: Sequence[int] | None,
+    *,
+    fresh: bool,
 ) -> dict[str, Any]:
     from unlearn_guard.benchmarks.detection import run_detection
     from unlearn_guard.benchmarks.detection_report import write_detection
 
-    found = run_detection(
-        sizes=sizes, forget=rows.get("forget"), clean=rows.get("clean"), seed=(seeds or sizes.get("seeds") or [0])[0]
-    )
+    seed = (seeds or sizes.get("seeds") or [0])[0]
+    found = run_detection(sizes=sizes, forget=rows.get("forget"), clean=rows.get("clean"), seed=seed, fresh=fresh)
     report = {"schema_version": SCHEMA_VERSION, "suite": suite, "profile": profile, **found}
     write_detection(report, out)
     return report

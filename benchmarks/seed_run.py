@@ -20,7 +20,7 @@ from unlearn_guard.benchmarks.lanes import Measure, run_lanes
 from unlearn_guard.benchmarks.memory import watch_memory
 from unlearn_guard.benchmarks.methods import SUBJECTS
 from unlearn_guard.benchmarks.sizes import AttackPlan
-from unlearn_guard.benchmarks.stages import Stages, hash_sources
+from unlearn_guard.benchmarks.stages import Stages, describe_folder, hash_sources
 from unlearn_guard.benchmarks.studies import Site, run_study
 from unlearn_guard.benchmarks.subjects import Bench, Subject
 from unlearn_guard.benchmarks.training import FURTHER, Recipe, make_further_job, make_jobs, read_seconds, train_models
@@ -271,10 +271,5 @@ def name_model(path: Path) -> str:
 
 
 def _describe_models(models: dict[str, Path]) -> Any:
-    """Return what tells one pair of the user's own models from another: their files' names, sizes and times."""
-    return {
-        name: [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(folder.glob("*"))]
-        if folder.is_dir()
-        else str(folder)
-        for name, folder in models.items()
-    }
+    """Return what tells one pair of the user's own models from another; of the hub's, their names."""
+    return {name: describe_folder(folder) if folder.is_dir() else str(folder) for name, folder in models.items()}

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ import numpy as np
 
 from unlearn_guard.benchmarks.dataset import Item
 from unlearn_guard.benchmarks.environment import describe_environment
+from unlearn_guard.benchmarks.hub import describe_local
 from unlearn_guard.benchmarks.known_sets import read_general
 from unlearn_guard.benchmarks.skills import FACTS, HUB, SKILLS, SkillWorld, load_hub_skills, make_skills, measure_right
+from unlearn_guard.benchmarks.stages import Stages, describe_folder
 from unlearn_guard.benchmarks.training import Recipe, train_models
 from unlearn_guard.benchmarks.world import reword
 from unlearn_guard.classifiers.traffic import make_traffic
@@ -89,6 +92,21 @@ class Cleanliness:
     tested: dict[str, list[str]]
 
 
+class Gate:
+    """The text classifier of a bundle: which questions are flagged."""
+
+    def __init__(self, bundle: Path) -> None:
+        self.guard = Guard.load(bundle)
+
+    def screen(self, sets: Mapping[str, Sequence[Item]]) -> Flags:
+        """Return which questions of each set are flagged."""
+        return {name: self.flag([item.question for item in items]) for name, items in sets.items()}
+
+    def flag(self, prompts: Sequence[str]) -> list[bool]:
+        """Return which prompts are flagged."""
+        return [verdict.flagged for verdict in self.guard.screen(list(prompts))]
+
+
 class SkillExam:
     """One model, one skill to forget: everything that the rows of a report are measured with."""
 
@@ -117,6 +135,7 @@ class SkillExam:
             out=folder,
         )
         self.fit_seconds = time.perf_counter() - start
+        self.gate = Gate(self.bundle.path)
         self.inside = self.bundle.path / "interventions"
         record = self.bundle.manifest.interventions["neurons"]
         self.forget, self.retain = read_statistics(record, self.inside)
@@ -305,11 +324,12 @@ def run_skills(
     model: Path | None = None,
     targets: Sequence[str] | None = None,
     device: str = "cpu",
+    fresh: bool = False,
 ) -> dict[str, Any]:
     """Measure the suite and write `out` (JSON, schema 1) with Markdown beside it; return the report.
 
     `model` is a model of one's own, asked GSM8K, MBPP and MLQA; without it one is trained. `targets` are the skills to forget, one
-    at a time. Raises UnknownNameError for a method or a skill.
+    at a time. What an earlier run has finished comes from disk, unless `fresh`. Raises UnknownNameError for a method or a skill.
     """
     known = list(HUB if model else (*SKILLS, FACTS))
     for target in targets or ():
@@ -321,15 +341,17 @@ def run_skills(
     require_device(device)
     wanted = list(targets or (name for name in sizes["targets"] if name in known))
     rows: list[dict[str, Any]] = []
+    stages = Stages(fresh=fresh)
     for seed in seeds if seeds is not None else sizes["seeds"]:
         world = load_hub_skills(seed=seed) if model else make_skills(**sizes["skills"], seed=seed)
         folder = model or train_models([world.job(Recipe(**sizes["recipe"], seed=seed))], device=device)["skills"]
-        engine = ReferenceEngine.load(folder, device=device)
         for target in wanted:
             with tempfile.TemporaryDirectory() as scratch:
-                with report_step(f"fit and ask about {target}, seed {seed}"):
-                    exam = SkillExam(world, engine, target, Path(scratch) / "bundle")
-                rows += examine(exam, methods or METHODS)
+                open_exam = cache(partial(_open_exam, world, folder, device, target, Path(scratch) / "bundle"))
+                for name in methods or METHODS:
+                    key = [dict(sizes), seed, _describe_model(folder), device, target, name, describe_local()]
+                    found = stages.run(f"skills-{target}-{name}", key, partial(_measure_method, open_exam, name))
+                    rows += found["rows"]
     content = json.dumps([dict(sizes), wanted, list(methods or METHODS)], sort_keys=True, default=str)
     report = {
         "schema_version": 1,
@@ -344,29 +366,40 @@ def run_skills(
     return report
 
 
-def examine(exam: SkillExam, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the rows of one skill to forget."""
-    rows: list[dict[str, Any]] = []
-    gate = Gate(exam)
-    for name in names:
-        base = name.removesuffix("-gated")
-        with report_step(f"measure {name} on {exam.target}"):
-            if name == "none":
-                rows.append(make_row(exam, name, exam.plain, None, {}))
-            elif base in _CANDIDATES:
-                is_gated = name != base
-                with report_step(f"choose {name} on validation rows"):
-                    settings, table = choose_table(exam, base, gate.screen(exam.validation) if is_gated else None)
-                flags = gate.screen(exam.sets) if is_gated else None
-                rows.append(make_row(exam, name, exam.answer(table, exam.sets, flags), flags, settings))
-                rows[-1]["cost"]["edited_pass_ratio"] = exam.compare_speed(table)
-                if name == "neuron-adjust":
-                    for share in PAPER_SHARES:
-                        paper = exam.adjust(share, "gap", "coin")
-                        label = f"{name} at {share:.0%}"
-                        rows.append(make_row(exam, label, exam.answer(paper, exam.sets), None, {"share": share}))
-            else:
-                rows.append(measure_abstaining(exam, gate, name))
+def _describe_model(model: Path) -> Any:
+    return describe_folder(model) if model.is_dir() else str(model)
+
+
+def _open_exam(world: SkillWorld, model: Path, device: str, target: str, folder: Path) -> SkillExam:
+    with report_step(f"fit and ask about {target}, seed {world.seed}"):
+        return SkillExam(world, ReferenceEngine.load(model, device=device), target, folder)
+
+
+def _measure_method(open_exam: Callable[[], SkillExam], name: str) -> dict[str, Any]:
+    exam = open_exam()
+    with report_step(f"measure {name} on {exam.target}"):
+        return {"rows": measure_method(exam, name)}
+
+
+def measure_method(exam: SkillExam, name: str) -> list[dict[str, Any]]:
+    """Return the row of a method on one skill to forget; behind Neuron Adjust those of the paper's shares."""
+    if name == "none":
+        return [make_row(exam, name, exam.plain, None, {})]
+    base = name.removesuffix("-gated")
+    if base not in _CANDIDATES:
+        return [measure_abstaining(exam, name)]
+    is_gated = name != base
+    with report_step(f"choose {name} on validation rows"):
+        settings, table = choose_table(exam, base, exam.gate.screen(exam.validation) if is_gated else None)
+    flags = exam.gate.screen(exam.sets) if is_gated else None
+    row = make_row(exam, name, exam.answer(table, exam.sets, flags), flags, settings)
+    row["cost"]["edited_pass_ratio"] = exam.compare_speed(table)
+    rows = [row]
+    if name == "neuron-adjust":
+        for share in PAPER_SHARES:
+            paper = exam.adjust(share, "gap", "coin")
+            label = f"{name} at {share:.0%}"
+            rows.append(make_row(exam, label, exam.answer(paper, exam.sets), None, {"share": share}))
     return rows
 
 
@@ -406,26 +439,11 @@ def choose_pruned(exam: SkillExam, share: float) -> Any:
     return choose_highest(ratio, max(1, round(share * ratio.size)))
 
 
-class Gate:
-    """The text classifier of the bundle: which questions are flagged."""
-
-    def __init__(self, exam: SkillExam) -> None:
-        self.exam, self.guard = exam, Guard.load(exam.bundle.path)
-
-    def screen(self, sets: Mapping[str, Sequence[Item]]) -> Flags:
-        """Return which questions of each set are flagged."""
-        return {name: self.flag([item.question for item in items]) for name, items in sets.items()}
-
-    def flag(self, prompts: Sequence[str]) -> list[bool]:
-        """Return which prompts are flagged."""
-        return [verdict.flagged for verdict in self.guard.screen(list(prompts))]
-
-
-def measure_abstaining(exam: SkillExam, gate: Gate, name: str) -> dict[str, Any]:
+def measure_abstaining(exam: SkillExam, name: str) -> dict[str, Any]:
     """Return the row of a detector that abstains from what it notices."""
     settings: dict[str, Any] = {}
     if name == "refusal":
-        detect = gate.flag
+        detect = exam.gate.flag
     else:
         find, settings = open_detector(exam, "box" if name == "key-space" else "probe")
 
@@ -433,7 +451,7 @@ def measure_abstaining(exam: SkillExam, gate: Gate, name: str) -> dict[str, Any]
             noticed = find(prompts)
             if not name.startswith("refusal"):
                 return noticed
-            return [own or other for own, other in zip(noticed, gate.flag(prompts), strict=True)]
+            return [own or other for own, other in zip(noticed, exam.gate.flag(prompts), strict=True)]
 
     flags = {set_name: detect([item.question for item in items]) for set_name, items in exam.sets.items()}
     row = make_row(exam, name, exam.plain, flags, settings, abstains=True)
@@ -563,4 +581,4 @@ def render_skills(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-__all__ = ["METHODS", "examine", "render_skills", "run_skills"]
+__all__ = ["METHODS", "measure_method", "render_skills", "run_skills"]

@@ -86,6 +86,12 @@ def hash_content(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+def describe_folder(folder: Path, pattern: str = "*") -> list[tuple[str, int, int]]:
+    """Return what tells one state of a folder from another: its files' names, sizes and times."""
+    files = [(file, file.stat()) for file in sorted(folder.glob(pattern)) if file.is_file()]
+    return [(str(file.relative_to(folder)), found.st_size, found.st_mtime_ns) for file, found in files]
+
+
 def _find_version(name: str) -> str:
     try:
         return version(name)

@@ -1,4 +1,4 @@
-"""What detectors notice: counts, intervals, the world end to end, one's own rows, and the report's files."""
+"""What detectors notice: the world end to end, one's own rows, what a kill leaves, and the report's files."""
 
 from __future__ import annotations
 
@@ -9,68 +9,15 @@ from typing import Any
 
 import pytest
 
-from unlearn_guard.benchmarks.detection import Counts, bootstrap_groups, draw_curves, run_detection
+from unlearn_guard.benchmarks import detection
+from unlearn_guard.benchmarks.detection import run_detection
+from unlearn_guard.benchmarks.detection_cells import Counts, Tally
 from unlearn_guard.benchmarks.detection_report import tabulate_cells, write_detection
+from unlearn_guard.benchmarks.detection_sets import Draw
 from unlearn_guard.guard import cli
 from unlearn_guard.guard.errors import DependencyError
 
 ROWS = ["guard", "name-match", "o3-ood"]
-
-
-def test_flagged_counts_as_stopped() -> None:
-    counts = Counts()
-    for flagged, stopped in ((True, False), (False, True), (False, False), (True, True)):
-        counts.add(flagged, stopped, 1.0, "a")
-    assert (counts.n, counts.flagged, counts.stopped) == (4, 2, 3)
-    assert counts.groups == ["a", "-a", "-a", "a"]
-
-
-def test_merged_cells_are_the_sum() -> None:
-    first, second, both = Counts(), Counts(), Counts()
-    for counts in (first, both):
-        counts.add(True, True, 2.0, "a")
-    for counts in (second, both):
-        counts.add(False, True, 1.0, "b")
-    first.merge(second)
-    assert first == both
-
-
-def test_record_holds_the_interval() -> None:
-    counts = Counts()
-    for number in range(10):
-        counts.add(number < 5, False)
-    assert counts.to_record() == {
-        "n": 10, "flagged": 5, "stopped": 5, "flagged_low": pytest.approx(0.236593, abs=2e-5),
-        "flagged_high": pytest.approx(0.763407, abs=2e-5),
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize(("hit", "interval"), [(True, (1.0, 1.0)), (False, (0.0, 0.0))])
-def test_interval_of_what_never_varies_is_a_point(hit: bool, interval: tuple[float, float]) -> None:
-    assert bootstrap_groups([(str(number % 3), hit) for number in range(30)]) == interval
-
-
-def test_interval_is_wider_where_hits_come_by_group() -> None:
-    spread = bootstrap_groups([(str(number % 20), number < 40) for number in range(200)])
-    clustered = bootstrap_groups([(str(number % 20), number % 20 < 4) for number in range(200)])
-    assert clustered[0] < spread[0] <= 0.2 <= spread[1] < clustered[1]
-    assert clustered == bootstrap_groups([(str(number % 20), number % 20 < 4) for number in range(200)])
-
-
-def test_one_group_tells_nothing_of_its_spread() -> None:
-    assert bootstrap_groups([("a", True), ("a", False)]) == (0.5, 0.5)
-
-
-def test_curve_runs_from_nothing_to_everything() -> None:
-    cells = {"rwku.forget": Counts(), "rwku.neighbor": Counts()}
-    for number in range(50):
-        cells["rwku.forget"].add(False, False, number + 25.0)
-        cells["rwku.neighbor"].add(False, False, float(number))
-    (points,) = draw_curves(cells).values()
-    assert points[-1] == [1.0, 1.0]
-    assert points == sorted(points)
-    assert max(recall for false_flags, recall in points if false_flags == 0.0) == pytest.approx(0.5, abs=0.05)
-    assert draw_curves({"rwku.forget": cells["rwku.forget"]}) == {}
 
 
 def make_report() -> dict[str, Any]:
@@ -237,10 +184,65 @@ def test_own_rows_are_fitted_on_one_half_and_measured_on_the_other(run: Run, tmp
 
 
 def test_a_suite_of_data_that_is_not_there_is_an_error_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from unlearn_guard.benchmarks import detection
     from unlearn_guard.benchmarks.runner import run_bench
 
     monkeypatch.setenv("UNLEARN_GUARD_DATA", str(tmp_path))
-    monkeypatch.setattr(detection, "_measure_world", lambda *arguments: pytest.fail("nothing is to be measured"))
+    monkeypatch.setattr(detection, "measure_world", lambda *arguments: pytest.fail("nothing is to be measured"))
     with pytest.raises(DependencyError, match=r"rwku/intro\.jsonl"):
         run_bench(suite="rwku", profile="smoke", out=tmp_path / "report.json")
+
+
+def test_a_run_that_was_killed_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNLEARN_GUARD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("UNLEARN_GUARD_DATA", str(tmp_path))
+    measured: list[str] = []
+    killed = {"b"}
+
+    def make(name: str) -> Any:
+        def measure(tally: Tally, draw: Draw, folder: Path) -> None:
+            assert list(folder.iterdir()) == []
+            if name in killed:
+                raise KeyboardInterrupt
+            measured.append(name)
+            tally.cells["guard"] = {f"{name}.forget": Counts(4, draw.seed, 4, [0.5], [("x", True)])}
+            tally.notes[name] = {"alpha": 0.001}
+
+        return name, f"{name}, {len(name)} part", measure
+
+    monkeypatch.setattr(detection, "_list_work", lambda *arguments: [make(name) for name in "abc"])
+    with pytest.raises(KeyboardInterrupt):
+        run_detection(sizes={}, seed=2)
+    killed.clear()
+    report = run_detection(sizes={}, seed=2)
+    assert measured == ["a", "b", "c"]
+    assert [found["flagged"] for found in report["rows"][0]["detection"].values()] == [2, 2, 2]
+    again = run_detection(sizes={}, seed=2)
+    assert measured == ["a", "b", "c"]
+    assert again["rows"] == report["rows"]
+    assert again["notes"] == report["notes"]
+    run_detection(sizes={}, seed=2, fresh=True)
+    run_detection(sizes={}, seed=3)
+    assert measured == list("abc" * 3)
+    (tmp_path / "tofu").mkdir()
+    (tmp_path / "tofu" / "full.jsonl").write_text("{}\n")  # Other data is another measurement.
+    run_detection(sizes={}, seed=3)
+    assert measured == list("abc" * 4)
+
+
+def test_a_set_that_is_not_there_is_noted_and_its_parts_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNLEARN_GUARD_CACHE", str(tmp_path / "cache"))
+
+    def fill(tally: Tally, draw: Draw, folder: Path) -> None:
+        tally.cells["guard"] = {"world.forget": Counts(1)}
+
+    def fail(tally: Tally, draw: Draw, folder: Path) -> None:
+        raise DependencyError("data is not at hand", value="tofu/full.jsonl")
+
+    monkeypatch.setattr(detection, "_list_work", lambda *arguments: [("world", "w", fill), ("tofu", "t", fail)])
+    assert "tofu/full.jsonl" in run_detection(sizes={})["notes"]["tofu"]
+    assert len(list((tmp_path / "cache" / "bench").iterdir())) == 1
+    monkeypatch.setattr(detection, "_list_work", lambda *arguments: [("world", "w", fail)])
+    with pytest.raises(DependencyError):
+        run_detection(sizes={}, fresh=True)

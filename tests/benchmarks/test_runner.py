@@ -186,7 +186,6 @@ def test_a_report_is_written_again_from_its_json_alone(
             SettingsError,
             "--system-prompt and --chat-date with --suite skills",
         ),
-        ({"suite": "detection", "fresh": True}, SettingsError, "with --suite"),
         ({"suite": "detection", "methods": ["npoo"]}, SettingsError, "--methods with --suite detection"),
         ({"suite": "rwku", "profile": "small", "seeds": [0, 1]}, SettingsError, "more than one of --seeds"),
         ({"suite": "rwku", "profile": "small", "models": {"full": Path("a")}}, SettingsError, "--model with"),

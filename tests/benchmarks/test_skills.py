@@ -137,8 +137,6 @@ def test_unknown_method_and_suite_name_what_there_is(tmp_path: Path) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(DependencyError, match="no GPU: 'cuda' — allowed: cpu"):
             run_bench(suite="skills", profile="smoke", device="cuda", out=tmp_path / "report.json")
-    with pytest.raises(SettingsError, match="with --suite world or"):
-        run_bench(suite="skills", profile="smoke", fresh=True, out=tmp_path / "report.json")
     with pytest.raises(SettingsError, match="with --model and --retain-model"):
         run_bench(suite="world", profile="smoke", device="cuda", out=tmp_path / "report.json")
 
@@ -154,6 +152,7 @@ def test_suite_runs_end_to_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setattr(skill_bench, "CONCEPTS", (20,))
     monkeypatch.delenv("UNLEARN_GUARD_DATA", raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("UNLEARN_GUARD_CACHE", str(tmp_path / "cache"))
     sizes: dict[str, Any] = {
         "skills": {"n_train": 30, "n_fit": 25, "n_validation": 4, "n_test": 6, "n_people": 6, "fact_repeats": 1},
         "recipe": {"hidden": 64, "heads": 1, "mlp": 96, "vocabulary": 1024, "epochs": 1, "draws": 1},
@@ -176,3 +175,8 @@ def test_suite_runs_end_to_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert by_name["concept-ablation-gated"]["cost"]["edited_pass_ratio"] > 0
     assert json.loads((tmp_path / "report.json").read_text()) == json.loads(json.dumps(report))
     assert "key-space-probe" in render_skills(report)
+    monkeypatch.setattr(skill_bench, "SkillExam", lambda *arguments: pytest.fail("what is finished is not fitted"))
+    again = runner.run_bench(suite="skills", profile="smoke", methods=wanted[::-1], out=tmp_path / "again.json")
+    assert {row["name"]: row for row in again["rows"]} == by_name
+    with pytest.raises(pytest.fail.Exception):
+        runner.run_bench(suite="skills", profile="smoke", methods=["none"], fresh=True, out=tmp_path / "again.json")
