@@ -13,7 +13,6 @@ from unlearn_guard.benchmarks.privacy import score_privacy
 from unlearn_guard.benchmarks.threats import NEVER_KNEW, REFERENCES_MISSING, UNGUARDED
 
 _ATTACKS = ("loss", "zlib", "min_k", "min_k_plus")
-_MIXTURES = ("none-mixture", "uoe")
 _FAIR = 0.25
 """How far from 0.5 the AUC of the retain-only model may be: half of the way to certainty. Beyond it an attack tells the two groups apart by
 something else than training; nearer to 0.5 a handful of people deviate by chance."""
@@ -29,8 +28,8 @@ def aggregate_rows(rows: Sequence[dict[str, Any]], suite: str) -> list[dict[str,
             found.append(row)
             continue
         result: dict[str, float] | str = REFERENCES_MISSING
-        if row["name"] in _MIXTURES:
-            result = "a mixture of experts; what would be its measure is dense"
+        if no_reference := row["reasons"].get("indistinguishability"):
+            result = no_reference
         elif all(references):
             result = _aggregate(row, references[0], references[1], suite)
         if isinstance(result, str):

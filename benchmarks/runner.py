@@ -136,7 +136,7 @@ def run_bench(
     for seed in seeds if seeds is not None else sizes["seeds"]:
         data = load_suite(suite, sizes, seed, own_models=models is not None)
         data_hashes.append(data.data_hash)
-        recipe = Recipe(**sizes["recipe"], seed=seed)
+        recipe = Recipe(**sizes.get("recipe", {}), seed=seed)
         run = SeedRun(data, recipe, seed, attack, sizes.get("uld") or {}, models, edited or {}, device, before, fresh)
         # Studies are about cost and order, which one seed shows; three would take hours more.
         measured, records = run.measure(names, [] if data_hashes[1:] else studies, workers=workers)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from unlearn_guard.benchmarks.attacks.cells import find_worst, measure_rate
-from unlearn_guard.benchmarks.attacks.protocol import Protocol, count_flagged
+from unlearn_guard.benchmarks.attacks.protocol import Protocol
 from unlearn_guard.benchmarks.dataset import Item, Sequel, Suite
 from unlearn_guard.benchmarks.editing.catalogue import load_tuned
 from unlearn_guard.benchmarks.editing.procedures import edit_weights
@@ -113,8 +113,8 @@ def measure_requests(site: Site, n_requests: int) -> dict[str, Any]:
     return {
         "n_requests": len(inside),
         "recall": float(np.mean(flags)),
-        "named": count_flagged(flag for flag, name in zip(flags, named, strict=True) if name),
-        "described": count_flagged(flag for flag, name in zip(flags, named, strict=True) if not name),
+        "named": _count_flagged(flags, named),
+        "described": _count_flagged(flags, [not name for name in named]),
         "false_flags": sum(verdict.flagged for verdict in guard.screen(kept)),
         "n_kept": len(kept),
         "cost": {
@@ -125,6 +125,11 @@ def measure_requests(site: Site, n_requests: int) -> dict[str, Any]:
             "bundle_mb": sum(file.stat().st_size for file in bundle.path.rglob("*") if file.is_file()) / 2**20,
         },
     }
+
+
+def _count_flagged(flags: Sequence[bool], counts: Sequence[bool]) -> dict[str, int]:
+    """Return how many verdicts count, and how many of those are flags."""
+    return {"n": sum(counts), "flagged": sum(flag and own for flag, own in zip(flags, counts, strict=True))}
 
 
 @STUDIES.register("sequence")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -269,12 +269,6 @@ def _ask_kept(name: str, kept: Sequence[Item], n_items: int, seed: int) -> list[
         setting = Setting(siblings, clean, "test", number, random.Random(f"{seed}:kept:{name}:{number}"))
         prompts += [asked.prompt for asked in ask(name, item, setting)]
     return prompts
-
-
-def count_flagged(flags: Iterable[bool]) -> dict[str, int]:
-    """Return how many verdicts there are, and how many of them are flags."""
-    found = list(flags)
-    return {"n": len(found), "flagged": sum(found)}
 
 
 def tells_fact(output: str, item: Item) -> bool:

@@ -53,6 +53,8 @@ def test_rows_are_measured_between_their_references() -> None:
 
 def test_a_mixture_is_not_measured_between_dense_models() -> None:
     rows = [make_row("none", 1.0), make_row("retain-only", 0.5), make_row("uoe", 0.6), make_row("none-mixture", 1.0)]
+    for row in rows[2:]:
+        row["reasons"]["indistinguishability"] = "what would be its measure is dense"
     for row in aggregate_rows(rows, "world")[2:]:
         assert row["aggregate"] is None
         assert "dense" in row["reasons"]["aggregate"]

@@ -10,7 +10,7 @@ import pytest
 from unlearn_guard.benchmarks import metrics
 from unlearn_guard.benchmarks.dataset import Item
 from unlearn_guard.benchmarks.examiner import clean_row, count_flags
-from unlearn_guard.benchmarks.report import tabulate
+from unlearn_guard.benchmarks.row_sections import tabulate
 
 BORN = Item(
     "Where was Ada Lee born?", "Ada Lee was born in Cadiz.", subject="a", key="Cadiz", name="Ada Lee",

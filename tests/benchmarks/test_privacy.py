@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,41 @@ def test_attacks_compare_members_with_outsiders() -> None:
     found = privacy.attack_membership([(member, scored(-1.0))], [(other, scored(-2.0))], {"q1": 5.0, "q2": 1.0})
     assert set(found) == set(privacy.ATTACKS)
     assert found == dict.fromkeys(privacy.ATTACKS, 1.0)
+
+
+class Constant(torch.nn.Module):
+    """Logits that no token decides: two biases, and a weight that only the first one has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = torch.nn.Parameter(torch.zeros(2))
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.unread = torch.nn.Parameter(torch.zeros(3))
+
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor) -> SimpleNamespace:
+        assert input_ids.shape == labels.shape
+        logits = self.bias + torch.cat([self.weight, torch.zeros(1)])
+        read = labels[labels != -100]
+        return SimpleNamespace(loss=torch.nn.functional.cross_entropy(logits.expand(len(read), 2), read))
+
+
+@pytest.mark.parametrize(
+    # Of two like logits each has the probability ½. The answer 1, 1 pulls both biases by ½: a norm of √½; the weight by ½. Of 0, 1 the
+    # pulls cancel each other.
+    ("answer", "norm"),
+    [([1], (math.sqrt(0.5) + 0.5) / 2), ([0], 0.0)],
+)
+def test_gradient_norm_is_the_mean_over_tensors_of_the_answers_own(answer: list[int], norm: float) -> None:
+    model = Constant()
+    engine: Any = SimpleNamespace(
+        model=model,
+        device="cpu",
+        end_token=1,
+        render=lambda question: [0, 0, 0],
+        tokenizer=lambda text, add_special_tokens: SimpleNamespace(input_ids=answer),
+    )
+    assert privacy.measure_gradient(engine, Item("q", "a")) == pytest.approx(norm, abs=1e-7)
+    assert model.bias.grad is None
 
 
 def test_gradients_are_small_where_an_answer_is_known(models: Any, world: Any) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
 
+from unlearn_guard.benchmarks.dataset import Item
 from unlearn_guard.benchmarks.editing import tuning
 from unlearn_guard.benchmarks.editing.catalogue import list_methods, load_method
 from unlearn_guard.benchmarks.editing.tuning import Kept, list_earlier, list_trials, run_tuning, score_trial
@@ -88,3 +89,21 @@ def test_what_nobody_asked_to_lose_counts() -> None:
     assert score_trial(0.3, Kept(1.2, 0.9), chance=0.4, unedited=whole) == 1.0
     # A suite without the sets of it: half of what is above chance is left.
     assert score_trial(0.7, Kept(1.0, None), chance=0.4, unedited=Kept(1.0, None)) == pytest.approx(2 / (2 + 1))
+
+
+def test_what_is_kept_is_asked_and_scored_of_the_sets_of_utility(monkeypatch: pytest.MonkeyPatch) -> None:
+    items = [Item(f"q{number}", "red hat", wrong=("a",)) for number in range(3)]
+    suite: Any = SimpleNamespace(sets=dict.fromkeys(("retain", "real_authors", "world_facts", "forget.unseen"), items))
+    scores = {"retain": 0.5, "real_authors": 1.0, "world_facts": 0.25}
+    asked: list[str] = []
+
+    def score(subject: Any, name: str, items: Any) -> tuple[dict[str, float], list[float], list[Any]]:
+        asked.append(name)
+        return {"probability": scores[name], "truth_ratio": 1.0}, [], []
+
+    monkeypatch.setattr(tuning, "_measure", lambda engine, items: 0.5)
+    kept = tuning._measure_kept(cast(Any, None), suite, cast(Any, SimpleNamespace(score=score)))
+    assert asked == ["retain", "real_authors", "world_facts"]
+    assert kept.retain == 0.5
+    # The harmonic mean of ½, ½, 1, of 1, ½, 1, and of ¼, ½, 1.
+    assert kept.utility == pytest.approx(9 / (2 + 2 + 1 + 1 + 2 + 1 + 4 + 2 + 1))
