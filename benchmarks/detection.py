@@ -5,7 +5,9 @@ Every set is measured in stages that are kept once they are finished.
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,12 +50,13 @@ def run_detection(
         if name in NEEDS:
             read_set(*NEEDS[name])
     stages, tally = Stages(fresh=fresh), Tally()
+    own = [file for file in (forget, clean) if file is not None and file.is_file()]
+    state = [describe_local(), [hashlib.sha256(file.read_bytes()).hexdigest() for file in own]]
     for name, label, measure in _list_work(sizes, forget, clean):
-        files = [file.read_bytes().hex() for file in (forget, clean) if file is not None and file.is_file()]
-        key = [label, sizes.get("part", "test"), draw.limit, seed, describe_local(), files]
+        key = [label, asdict(draw), state]
         try:
             with report_step(f"detection: {label}"):
-                tally.merge(stages.run(f"detection-{hash_content(label)}", key, partial(_measure, measure, draw)))
+                tally.merge(stages.run(f"detection-{label}", key, partial(_measure, measure, draw)))
         except DependencyError as error:
             if name not in _SETS:
                 raise
@@ -65,12 +68,12 @@ def run_detection(
 
 
 def _list_work(sizes: dict[str, Any], forget: Path | None, clean: Path | None) -> list[tuple[str, str, Measure]]:
-    """Return what is to be measured, in order: the set, the label of a part of it, and what measures that."""
+    """Return what is to be measured, in order: the set, the name of a part of it, and what measures that."""
     if forget is not None and clean is not None:
-        return [("files", "your rows", partial(measure_files, forget, clean))]
+        return [("files", "your-rows", partial(measure_files, forget, clean))]
     work: list[tuple[str, str, Measure]] = [("world", "world", measure_world)]
     work += [
-        ("many", f"{n_requests} forget requests", partial(measure_multiplicity, n_requests))
+        ("many", f"requests-{n_requests}", partial(measure_multiplicity, n_requests))
         for n_requests in sizes.get("requests", ())
     ]
     for name in sizes.get("sets", _SETS):

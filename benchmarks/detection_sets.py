@@ -57,11 +57,11 @@ Measure = Callable[[Tally, Draw, Path], None]
 
 
 def list_measures(name: str) -> dict[str, Measure]:
-    """Return the measurements of a set by their labels: each fits detectors of its own, and needs no other."""
+    """Return the measurements of a set by name: each fits detectors of its own, and needs no other."""
     measures: dict[str, dict[str, Measure]] = {
-        "tofu": {f"tofu, fold {fold}": partial(_measure_tofu, fold) for fold in (0, 1)},
+        "tofu": {f"tofu-fold{fold}": partial(_measure_tofu, fold) for fold in (0, 1)},
         "rwku": {"rwku": _measure_rwku},
-        "mmlu": {f"mmlu, {topic}": partial(_measure_topic, topic) for topic in _TOPICS},
+        "mmlu": {f"mmlu-{topic}": partial(_measure_topic, topic) for topic in _TOPICS},
     }
     return measures[name]
 

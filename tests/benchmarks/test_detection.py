@@ -207,7 +207,7 @@ def test_a_run_that_was_killed_goes_on_where_it_was(tmp_path: Path, monkeypatch:
             tally.cells["guard"] = {f"{name}.forget": Counts(4, draw.seed, 4, [0.5], [("x", True)])}
             tally.notes[name] = {"alpha": 0.001}
 
-        return name, f"{name}, {len(name)} part", measure
+        return name, f"{name}-part", measure
 
     monkeypatch.setattr(detection, "_list_work", lambda *arguments: [make(name) for name in "abc"])
     with pytest.raises(KeyboardInterrupt):
