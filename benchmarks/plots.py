@@ -168,11 +168,11 @@ def plot_scaling(report: Mapping[str, Any]) -> str | None:
     return encode_figure(figure)
 
 
-def find_studies(report: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
-    """Return the records of one kind of study, of the first seed that has it."""
+def find_studies(report: Mapping[str, Any], kind: str, *, every_seed: bool = False) -> list[dict[str, Any]]:
+    """Return the records of one kind of study, of the first seed that has it, or of every one."""
     records = [
         record
         for record in report.get("studies", ())
         if record["study"].partition("-")[0] == kind and "failed" not in record
     ]
-    return [record for record in records if record["seed"] == records[0]["seed"]]
+    return [record for record in records if every_seed or record["seed"] == records[0]["seed"]]

@@ -20,7 +20,7 @@ from unlearn_guard.benchmarks.report import SCHEMA_VERSION, prepare_output, writ
 from unlearn_guard.benchmarks.seed_run import NEEDS, SeedRun, name_model
 from unlearn_guard.benchmarks.sizes import AttackPlan, load_profile
 from unlearn_guard.benchmarks.stages import hash_content
-from unlearn_guard.benchmarks.studies import read_study
+from unlearn_guard.benchmarks.studies import choose_studies, read_study
 from unlearn_guard.benchmarks.threats import summarise_threats
 from unlearn_guard.benchmarks.tofu import load_tofu
 from unlearn_guard.benchmarks.training import Recipe
@@ -138,8 +138,8 @@ def run_bench(
         data_hashes.append(data.data_hash)
         recipe = Recipe(**sizes.get("recipe", {}), seed=seed)
         run = SeedRun(data, recipe, seed, attack, sizes.get("uld") or {}, models, edited or {}, device, before, fresh)
-        # Studies are about cost and order, which one seed shows; three would take hours more.
-        measured, records = run.measure(names, [] if data_hashes[1:] else studies, workers=workers)
+        own = choose_studies(studies, is_first_seed=len(data_hashes) == 1)
+        measured, records = run.measure(names, own, workers=workers)
         rows += measured
         studied += records
     report = {

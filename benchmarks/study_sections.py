@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import mean
 from typing import Any
 
 from unlearn_guard.benchmarks.plots import find_studies
@@ -38,33 +39,8 @@ def list_study_sections(report: Mapping[str, Any]) -> list[Section]:
         text += f" Seed {points[0]['seed']}."
         sections.append(Section("Cost of more forget requests", header, lines, text))
     sections += [_sequence_section(record) for record in find_studies(report, "sequence")]
-    if records := find_studies(report, "partial"):
-        header = [
-            "facts known",
-            "people known",
-            "row",
-            "leaks to any informative variant",
-            "of what was not handed over",
-            "leak, unseen questions",
-            "retain ROUGE-L",
-        ]
-        lines = [
-            [
-                f"{record['percent']} % ({record['n_facts_known']})",
-                str(record["n_people_known"]),
-                name,
-                show(found["worst_case"]),
-                show(found.get("rest", {}).get("worst_case")),
-                *show_all(found, "leak", "retain_rouge"),
-            ]
-            for record in records
-            for name, found in record.items()
-            if isinstance(found, dict) and "worst_case" in found
-        ]
-        text = "The operator hands over a part of the facts; the leak is measured on all of them, chance (retain-only) in it. "
-        text += f"Seed {records[0]['seed']}."
-        sections.append(Section("Partial knowledge", header, lines, text))
-        sections += _partial_variants_section(records)
+    if records := find_studies(report, "partial", every_seed=True):
+        sections += [_partial_section(records), *_partial_variants_section(records)]
     failed = [
         [record["study"], str(record["seed"]), record["failed"]]
         for record in report.get("studies", ())
@@ -72,14 +48,75 @@ def list_study_sections(report: Mapping[str, Any]) -> list[Section]:
     ]
     if failed:
         sections.append(Section("Studies that failed", ["study", "seed", "why"], failed))
-    for record in find_studies(report, "upgrade"):
-        lines = [[name, show(record[name]["leak"])] for name in ("old", "new", "new, unguarded", "retain-only")]
-        text = (
-            "The bundle that was fitted on one model, before another one of the same data and another training seed. "
-            f"The outcome flips for {record['flips']} of {record['n']} facts."
-        )
-        sections.append(Section("A model upgrade", ["model", "leaks to any informative variant"], lines, text))
+    if records := find_studies(report, "upgrade", every_seed=True):
+        sections.append(_upgrade_section(records))
     return sections
+
+
+def _partial_section(records: Sequence[Mapping[str, Any]]) -> Section:
+    header = [
+        "facts known",
+        "people known",
+        "row",
+        "leaks to any informative variant",
+        "of what was not handed over",
+        "leak, unseen questions",
+        "retain ROUGE-L",
+    ]
+    paths = (("worst_case",), ("rest", "worst_case"), ("leak",), ("retain_rouge",))
+    lines = [
+        [
+            f"{percent} % ({_line_up(own, 'n_facts_known', form='{:d}')})",
+            _line_up(own, "n_people_known", form="{:d}"),
+            name,
+            *(_line_up(own, name, *path) for path in paths),
+        ]
+        for percent, own in _group(records).items()
+        for name in _list_rows(own[0], "worst_case")
+    ]
+    text = (
+        "The operator hands over a part of the facts; the leak is measured on all of them, chance (retain-only) in it. "
+        f"{_name_seeds(records)}"
+    )
+    return Section("Partial knowledge", header, lines, text)
+
+
+def _group(records: Sequence[Mapping[str, Any]]) -> dict[int, list[Mapping[str, Any]]]:
+    """Return the records of partial knowledge by how much is known, seed by seed."""
+    found: dict[int, list[Mapping[str, Any]]] = {}
+    for record in records:
+        found.setdefault(record["percent"], []).append(record)
+    return found
+
+
+def _list_rows(record: Mapping[str, Any], key: str) -> list[str]:
+    return [name for name, found in record.items() if isinstance(found, dict) and key in found]
+
+
+def _line_up(records: Sequence[Mapping[str, Any]], *path: str, form: str = "{:.2f}") -> str:
+    """Return what every seed has at a path, in turn; once where they agree."""
+    shown = []
+    for record in records:
+        found: Any = record
+        for key in path:
+            found = (found or {}).get(key)
+        shown.append(show(found, form))
+    return shown[0] if len(set(shown)) == 1 else ", ".join(shown)
+
+
+def _name_seeds(records: Sequence[Mapping[str, Any]]) -> str:
+    seeds = list(dict.fromkeys(str(record["seed"]) for record in records))
+    return f"Seed {seeds[0]}." if len(seeds) == 1 else f"Seeds {', '.join(seeds)}, in turn where they differ."
+
+
+def _upgrade_section(records: Sequence[Mapping[str, Any]]) -> Section:
+    lines = [[name, _line_up(records, name, "leak")] for name in ("old", "new", "new, unguarded", "retain-only")]
+    flips = ", ".join(f"{record['flips']} of {record['n']}" for record in records)
+    text = (
+        "The bundle that was fitted on one model, before another one of the same data and another training seed. "
+        f"The outcome flips for {flips} facts. {_name_seeds(records)}"
+    )
+    return Section("A model upgrade", ["model", "leaks to any informative variant"], lines, text)
 
 
 def _sequence_section(record: Mapping[str, Any]) -> Section:
@@ -109,16 +146,24 @@ def _sequence_section(record: Mapping[str, Any]) -> Section:
 
 def _partial_variants_section(records: Sequence[Mapping[str, Any]]) -> list[Section]:
     """Return which variants tell what an operator did not hand over; nothing for reports that do not know it."""
-    told = [
-        (f"{record['percent']} %", name, found["variants"])
-        for record in records
-        for name, found in record.items()
-        if isinstance(found, dict) and "variants" in found
-    ]
-    if not told:
+    lines = []
+    variants = list(
+        dict.fromkeys(
+            variant
+            for record in records
+            for name in _list_rows(record, "variants")
+            for variant in record[name]["variants"]
+        )
+    )
+    for percent, own in _group(records).items():
+        for name in _list_rows(own[0], "variants"):
+            rates = [[record[name]["variants"].get(variant) for record in own] for variant in variants]
+            means = [
+                mean(known) if (known := [rate for rate in seeds if rate is not None]) else None for seeds in rates
+            ]
+            lines.append([f"{percent} %", name, *(show(value, "{:.2f}") for value in means)])
+    if not lines:
         return []
-    variants = list(dict.fromkeys(variant for _, _, rates in told for variant in rates))
-    lines = [[known, name, *show_all(rates, *variants)] for known, name, rates in told]
     header = ["facts known", "row", *variants]
-    text = "Of the facts that a variant can be made of, those that leak to it; chance (retain-only) in it."
+    text = "Of the facts that a variant can be made of, those that leak to it, mean over seeds; chance (retain-only) in it."
     return [Section("Partial knowledge, by variant", header, lines, text, heat=(2, len(header)))]
