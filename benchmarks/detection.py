@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from unlearn_guard.benchmarks.detection_cells import Tally, bootstrap_groups, draw_curves
+from unlearn_guard.benchmarks.detection_cells import Tally, bootstrap_groups, draw_curves, measure_areas
 from unlearn_guard.benchmarks.detection_sets import (
     NEEDS,
     Draw,
@@ -108,5 +108,6 @@ def _report(tally: Tally, sizes: dict[str, Any], seed: int) -> dict[str, Any]:
         "data_hash": hash_content({name: counts.n for name, counts in ours.items()}),
         "rows": rows,
         "curves": draw_curves(ours),
+        "areas": measure_areas(ours),
         "notes": tally.notes,
     }

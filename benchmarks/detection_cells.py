@@ -10,6 +10,7 @@ import numpy as np
 
 from unlearn_guard.benchmarks.attacks.variants import Prompt
 from unlearn_guard.benchmarks.detectors import Detectors
+from unlearn_guard.benchmarks.privacy import measure_auc
 from unlearn_guard.guard.replaying import wilson
 
 
@@ -103,13 +104,25 @@ _CURVES = {
 }
 
 
-def draw_curves(cells: dict[str, Counts]) -> dict[str, list[list[float]]]:
+def measure_areas(cells: Mapping[str, Counts]) -> dict[str, float]:
+    """Return the area under each curve of `draw_curves`: how often what is to be noticed scores above what stays; ties count half."""
+    return {name: round(measure_auc(misses, hits), 6) for name, (hits, misses) in _list_pairs(cells).items()}
+
+
+def _list_pairs(cells: Mapping[str, Counts]) -> dict[str, tuple[list[float], list[float]]]:
+    """Return the scores of what is to be noticed and of what stays, by the name of their curve."""
+    return {
+        name: (cells[positive].scores, cells[negative].scores)
+        for name, (positive, negative) in _CURVES.items()
+        if positive in cells and negative in cells
+    }
+
+
+def draw_curves(cells: Mapping[str, Counts]) -> dict[str, list[list[float]]]:
     """Return receiver operating curves, (false flags, recall) at up to 100 thresholds, of pairs of cells."""
     curves = {}
-    for name, (positive, negative) in _CURVES.items():
-        if positive not in cells or negative not in cells:
-            continue
-        hits, misses = np.array(cells[positive].scores), np.array(cells[negative].scores)
+    for name, pair in _list_pairs(cells).items():
+        hits, misses = (np.array(scores) for scores in pair)
         levels = np.unique(np.quantile(np.concatenate([hits, misses]), np.linspace(0, 1, 100)))[::-1]
         curves[name] = [
             [round(float((misses >= level).mean()), 6), round(float((hits >= level).mean()), 6)] for level in levels

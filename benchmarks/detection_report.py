@@ -47,6 +47,7 @@ def _render_markdown(report: dict[str, Any]) -> str:
     out = [f"# unlearn-guard bench: {report['suite']}, profile {report['profile']}", "", _describe(report), ""]
     out += ["| " + " | ".join(_HEADER) + " |", "|" + "---|" * len(_HEADER)]
     out += ["| " + " | ".join(line) + " |" for line in tabulate_cells(report)]
+    out += ["", *(f"Area under the curve of {name}: {area:.4f}." for name, area in report.get("areas", {}).items())]
     out += ["", "## Fits", "", *(f"- `{name}`: {note}" for name, note in report["notes"].items()), ""]
     return "\n".join(out)
 
@@ -59,6 +60,10 @@ def _render_html(report: dict[str, Any]) -> str:
         f"<h1>unlearn-guard bench: {html.escape(report['suite'])}, profile {html.escape(report['profile'])}</h1>",
         f"<p>{html.escape(_describe(report))}</p>",
         *(f'<img alt="recall against false flags" src="data:image/png;base64,{plot}">' for plot in plots),
+        *(
+            f"<p>Area under the curve of {html.escape(name)}: {area:.4f}.</p>"
+            for name, area in report.get("areas", {}).items()
+        ),
         "<h2>Cells</h2>",
         render_table(_HEADER, tabulate_cells(report)),
         "<h2>Fits</h2>",

@@ -45,6 +45,8 @@ _ANSWER_SLACK = 8
 _N_TIMED, _N_TURNS = 64, 3
 """Kept questions that decoding is timed on, and how often each side takes its turn."""
 NOTHING_DECODES = "nothing is done while it decodes"
+NOTHING_SCREENED = "no prompt is screened"
+NOTHING_FITTED = "nothing is fitted"
 _AFFIRMATIVE = "Sure, here is the answer:"
 
 
@@ -108,7 +110,7 @@ class Examiner:
                 people[full_name] = metrics.average_by([item.subject for item in items], recall)
             found["flagged"] = None if flagged is None else sum(flagged)
             if flagged is None:
-                reasons[f"sets.{full_name}.flagged"] = subject.no_flags
+                reasons[f"sets.{full_name}.flagged"] = reasons["attack.*.flagged"] = subject.no_flags
             if (stopped := subject.stop(questions)) is not None:
                 detection.update(count_flags(full_name, items, flagged or [False] * len(items), stopped))
             if name in _SCORED:
@@ -120,6 +122,11 @@ class Examiner:
                 if found.setdefault(metric, None) is None:
                     reasons[f"sets.{full_name}.{metric}"] = subject.no_scores or "not scored on this set"
             sets[full_name] = found
+        encodes = _count_encodes(subject, [item.question for item in self.suite.sets["retain"]])
+        if not latencies:
+            reasons |= dict.fromkeys(("cost.screen_p50_ms", "cost.screen_p99_ms"), NOTHING_SCREENED)
+        if encodes is None:
+            reasons["cost.encodes_per_prompt"] = NOTHING_SCREENED
         return {
             **({"settings": subject.settings} if subject.settings else {}),
             "sets": sets,
@@ -136,7 +143,7 @@ class Examiner:
                 "fit_s": subject.fit_seconds,
                 "screen_p50_ms": 1e3 * statistics.median(latencies) if latencies else None,
                 "screen_p99_ms": 1e3 * float(np.quantile(latencies, 0.99)) if latencies else None,
-                "encodes_per_prompt": _count_encodes(subject, [item.question for item in self.suite.sets["retain"]]),
+                "encodes_per_prompt": encodes,
                 "decode_tokens_per_s": n_tokens / seconds,
                 "decode_ratio": self._compare_decoding(subject, reasons),
             },

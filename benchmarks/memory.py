@@ -14,14 +14,20 @@ _POLL_SECONDS = 0.05
 
 @dataclass(slots=True)
 class Memory:
-    """Bytes that a block adds at most, to resident memory and a card's; filled in when the block ends."""
+    """Bytes that a block adds at most, to resident memory and a card's, and what there is at most; filled in when the block ends."""
 
     added: int = 0
+    peak: int = 0
 
     @property
     def added_mb(self) -> float:
-        """The same in MiB."""
+        """What is added, in MiB."""
         return self.added / 2**20
+
+    @property
+    def peak_mb(self) -> float:
+        """What there is at most, in MiB."""
+        return self.peak / 2**20
 
 
 @contextmanager
@@ -55,6 +61,7 @@ def watch_memory() -> Iterator[Memory]:
         thread.join()
         card = torch.cuda.max_memory_allocated() - start_card if has_card else 0
         found.added = max(0, peak - start) + max(0, card)
+        found.peak = peak + max(0, start_card + card)
 
 
 def _trim() -> None:

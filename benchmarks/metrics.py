@@ -19,6 +19,7 @@ from unlearn_guard.benchmarks.dataset import Item
 from unlearn_guard.corruptions.fluency import find_words, reveals, rouge_l_recall, share_nonwords, share_repeated
 
 _GENERIC = frozenset("a an and at by for from in is of on or the to university college institute was with".split())
+_MAX_EXPONENT = 700.0
 UTILITY_SETS = ("retain", "real_authors", "world_facts")
 
 
@@ -65,8 +66,11 @@ def _load_plain_scorer() -> Any:
 
 
 def truth_ratio(paraphrase: float, wrong: Sequence[float]) -> float:
-    """Return R = P(wrong) / P(paraphrase) from mean log-likelihoods; wrong answers by geometric mean."""
-    return math.exp(float(np.mean(wrong)) - paraphrase)
+    """Return R = P(wrong) / P(paraphrase) from mean log-likelihoods; wrong answers by geometric mean.
+
+    A model that has collapsed can be as sure as a float cannot say; R stays between e^-700 and e^700.
+    """
+    return math.exp(min(_MAX_EXPONENT, max(-_MAX_EXPONENT, float(np.mean(wrong)) - paraphrase)))
 
 
 def extraction_strength(hits: Sequence[bool]) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearn_guard.benchmarks.environment import name_hardware
-from unlearn_guard.benchmarks.examiner import NOTHING_DECODES
+from unlearn_guard.benchmarks.examiner import NOTHING_DECODES, NOTHING_FITTED, NOTHING_SCREENED
 from unlearn_guard.benchmarks.page import render_marks, render_page, render_table
 from unlearn_guard.benchmarks.plots import plot_queries, plot_scaling, plot_tradeoff
 from unlearn_guard.benchmarks.row_sections import list_row_sections
@@ -21,6 +21,8 @@ from unlearn_guard.guard.bundle import write_atomic
 from unlearn_guard.guard.errors import SettingsError
 
 SCHEMA_VERSION = 1
+_OBVIOUS = (NO_GUARD, NOTHING_DECODES, NOTHING_SCREENED, NOTHING_FITTED, "not scored on this set")
+"""Reasons that a reader does not ask for."""
 
 
 def prepare_output(out: Path) -> None:
@@ -137,7 +139,7 @@ def _reasons(report: dict[str, Any]) -> list[list[str]]:
     merged: dict[tuple[str, str], list[str]] = {}
     for row in report["rows"]:
         for path, reason in row.get("reasons", {}).items():
-            if reason not in (NO_GUARD, "not scored on this set", NOTHING_DECODES):
+            if reason not in _OBVIOUS:
                 merged.setdefault((row["name"], reason), []).append(path.removeprefix(f"sets.{report['suite']}."))
     named: dict[tuple[str, str], list[str]] = {}
     for (name, reason), paths in merged.items():

@@ -206,6 +206,7 @@ def _cost_section(report: Mapping[str, Any]) -> Section:
         "encodes_per_prompt": ("encodes", "{:.2f}"),
         "decode_ratio": ("decode × unguarded", "{:.2f}"),
         "added_memory_mb": ("added memory MB", "{:.0f}"),
+        "peak_memory_mb": ("of a process MB", "{:.0f}"),
     }
     lines = [
         [row["name"], str(row["seed"]), *(show(row["cost"].get(name), form) for name, (_, form) in forms.items())]
@@ -217,7 +218,7 @@ def _cost_section(report: Mapping[str, Any]) -> Section:
         ["method", "seed", *(title for title, _ in forms.values())],
         lines,
         "On this machine, beside other rows. decode: seconds per token that leaves, on kept questions, side by side with an unguarded model of the same size; "
-        "batched, offline, prompts screened before.",
+        "batched, offline, prompts screened before. of a process: the most that one which measures rows holds meanwhile, models and all.",
     )
 
 

@@ -14,7 +14,7 @@ from unlearn_guard.benchmarks.attacks.weights import attack_weights
 from unlearn_guard.benchmarks.chat import Frame
 from unlearn_guard.benchmarks.dataset import Suite
 from unlearn_guard.benchmarks.editing.trainer import DivergedError
-from unlearn_guard.benchmarks.examiner import Examiner, clean_row
+from unlearn_guard.benchmarks.examiner import NOTHING_FITTED, Examiner, clean_row
 from unlearn_guard.benchmarks.fitted import Bundles
 from unlearn_guard.benchmarks.lanes import Measure, run_lanes
 from unlearn_guard.benchmarks.memory import watch_memory
@@ -215,9 +215,10 @@ class _Workshop:
 
         examiner = self._open()[0]  # What all rows need is nobody's memory.
         try:
-            with watch_memory() as memory:
-                subject: Subject = build()
-            found = examiner.examine(subject)
+            with watch_memory() as whole:
+                with watch_memory() as memory:
+                    subject: Subject = build()
+                found = examiner.examine(subject)
         except DivergedError as error:
             return {**row, "status": "diverged", "reasons": {"sets": str(error)}, "sets": {}, "detection": {}}
         # Such as a suite without names for a row that matches them, or without answers for one that learns from them; or a model that leaves no room for its edit.
@@ -228,7 +229,10 @@ class _Workshop:
             found["cost"]["fit_s"] = read_seconds(self.run.train([model])[model])
             if found["cost"]["fit_s"] is None:
                 found["reasons"]["cost.fit_s"] = "its training was not timed here"
+        elif found["cost"]["fit_s"] is None:
+            found["reasons"]["cost.fit_s"] = NOTHING_FITTED
         found["cost"]["added_memory_mb"] = subject.fit_added_mb or memory.added_mb
+        found["cost"]["peak_memory_mb"] = whole.peak_mb
         return clean_row({**row, "kind": subject.kind, **found})
 
     def _study(self, name: str) -> dict[str, Any]:

@@ -246,7 +246,7 @@ def measure_upgrade(site: Site, size: int) -> dict[str, Any]:
         "new, unguarded": unguarded,
         "retain-only": Subject("retain-only", "retain", bench.retain),
     }
-    lines = {name: _find_told(_attack_informative(site, subject)) for name, subject in subjects.items()}
+    lines = {name: _find_told(site, _attack_informative(site, subject)) for name, subject in subjects.items()}
     flips = sum(before != after for before, after in zip(lines["old"], lines["new"], strict=True))
     return {
         **{name: {"leak": float(np.mean(cells))} for name, cells in lines.items()},
@@ -310,7 +310,7 @@ def _attack(site: Site, subject: Subject, known: Set[tuple[str, str]]) -> dict[s
     """Return what an attacker is told of all facts, of those that are not known, and by variant."""
     lines = _attack_informative(site, subject)
     rates = {name: measure_rate(line) for name, line in lines.items()}
-    told = _find_told(lines) if lines else [False] * len(site.protocol.facts)
+    told = _find_told(site, lines)
     rest = [
         cell for cell, item in zip(told, site.protocol.facts, strict=True) if (item.subject, item.answer) not in known
     ]
@@ -321,9 +321,9 @@ def _attack(site: Site, subject: Subject, known: Set[tuple[str, str]]) -> dict[s
     }
 
 
-def _find_told(lines: Mapping[str, str]) -> list[bool]:
-    """Return per fact whether any of the variants leaks it."""
-    return [bool(cell) for cell in find_worst(list(lines.values()))]
+def _find_told(site: Site, lines: Mapping[str, str]) -> list[bool]:
+    """Return per fact whether any of the variants leaks it; none do where no variant is informative."""
+    return [bool(cell) for cell in find_worst(list(lines.values()))] if lines else [False] * len(site.protocol.facts)
 
 
 def _attack_informative(site: Site, subject: Subject) -> dict[str, str]:

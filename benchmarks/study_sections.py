@@ -56,6 +56,7 @@ def list_study_sections(report: Mapping[str, Any]) -> list[Section]:
 def _partial_section(records: Sequence[Mapping[str, Any]]) -> Section:
     header = [
         "facts known",
+        "seeds",
         "people known",
         "row",
         "leaks to any informative variant",
@@ -67,16 +68,17 @@ def _partial_section(records: Sequence[Mapping[str, Any]]) -> Section:
     lines = [
         [
             f"{percent} % ({_line_up(own, 'n_facts_known', form='{:d}')})",
+            ", ".join(str(record["seed"]) for record in own),
             _line_up(own, "n_people_known", form="{:d}"),
             name,
             *(_line_up(own, name, *path) for path in paths),
         ]
         for percent, own in _group(records).items()
-        for name in _list_rows(own[0], "worst_case")
+        for name in _list_rows(own, "worst_case")
     ]
     text = (
         "The operator hands over a part of the facts; the leak is measured on all of them, chance (retain-only) in it. "
-        f"{_name_seeds(records)}"
+        "Seeds in turn where they differ."
     )
     return Section("Partial knowledge", header, lines, text)
 
@@ -89,8 +91,16 @@ def _group(records: Sequence[Mapping[str, Any]]) -> dict[int, list[Mapping[str, 
     return found
 
 
-def _list_rows(record: Mapping[str, Any], key: str) -> list[str]:
-    return [name for name, found in record.items() if isinstance(found, dict) and key in found]
+def _rank(variant: str) -> tuple[bool, int]:
+    """Return where a variant stands: V0 to V14, then what is no variant."""
+    number = variant.removeprefix("v")
+    return (False, int(number)) if number.isdigit() else (True, 0)
+
+
+def _list_rows(records: Sequence[Mapping[str, Any]], key: str) -> list[str]:
+    """Return the rows of which any of the records has a figure."""
+    found = [name for record in records for name, row in record.items() if isinstance(row, dict) and key in row]
+    return list(dict.fromkeys(found))
 
 
 def _line_up(records: Sequence[Mapping[str, Any]], *path: str, form: str = "{:.2f}") -> str:
@@ -147,17 +157,19 @@ def _sequence_section(record: Mapping[str, Any]) -> Section:
 def _partial_variants_section(records: Sequence[Mapping[str, Any]]) -> list[Section]:
     """Return which variants tell what an operator did not hand over; nothing for reports that do not know it."""
     lines = []
-    variants = list(
-        dict.fromkeys(
+    variants = sorted(
+        {
             variant
             for record in records
-            for name in _list_rows(record, "variants")
+            for name in _list_rows([record], "variants")
             for variant in record[name]["variants"]
-        )
+        },
+        key=_rank,
     )
     for percent, own in _group(records).items():
-        for name in _list_rows(own[0], "variants"):
-            rates = [[record[name]["variants"].get(variant) for record in own] for variant in variants]
+        for name in _list_rows(own, "variants"):
+            told = [record[name]["variants"] for record in own if "variants" in record.get(name, {})]
+            rates = [[found.get(variant) for found in told] for variant in variants]
             means = [
                 mean(known) if (known := [rate for rate in seeds if rate is not None]) else None for seeds in rates
             ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +54,19 @@ def test_a_refusal_has_no_truth_ratio(report: dict[str, Any]) -> None:
 
 
 def test_every_null_has_its_reason(report: dict[str, Any]) -> None:
+    """A path of a null is a reason's, below a reason's, or fits one with a star; what an attacker did not find needs none."""
     for row in report["rows"]:
-        for name, found in row["sets"].items():
-            for metric, value in found.items():
-                assert value is not None or f"sets.{name}.{metric}" in row["reasons"]
+        for path in find_nulls({key: value for key, value in row.items() if key != "reasons"}):
+            said = [reason for reason in row["reasons"] if fnmatch(path, reason) or path.startswith(f"{reason}.")]
+            assert said or path.startswith(("adaptive.needed", "adaptive.prompts")), (row["name"], path)
+
+
+def find_nulls(value: Any, path: str = "") -> list[str]:
+    """Return the paths of all nulls, parts joined by dots."""
+    if value is None:
+        return [path]
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [found for key, entry in pairs for found in find_nulls(entry, f"{path}.{key}" if path else str(key))]
 
 
 def test_forget_quality_names_the_corrupted_positions(report: dict[str, Any]) -> None:

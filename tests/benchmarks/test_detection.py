@@ -33,6 +33,7 @@ def make_report() -> dict[str, Any]:
             {"name": "name-match", "detection": {"world.forget": other}},
         ],
         "curves": {"world": [[0.0, 0.4], [1.0, 1.0]]},
+        "areas": {"world": 0.875},
         "notes": {"world": {"alpha": 0.001}, "tofu": "data is not at hand: <b>"},
     }
 
@@ -53,6 +54,7 @@ def test_report_is_written_three_times(tmp_path: Path, curves: bool) -> None:
     write_detection(report, out)
     assert json.loads(out.read_text()) == report
     assert "| world.forget | 8 | 50.00 |" in out.with_suffix(".md").read_text()
+    assert "Area under the curve of world: 0.8750." in out.with_suffix(".md").read_text()
     page = out.with_suffix(".html").read_text()
     assert ("data:image/png" in page) is curves
     assert "smoke&lt;x&gt;" in page
@@ -73,7 +75,7 @@ def check_rows(rows: list[dict[str, Any]]) -> None:
 
 @pytest.fixture(scope="module")
 def report() -> dict[str, Any]:
-    return run_detection(sizes={"part": "test", "sets": []})
+    return run_detection(sizes={"part": "test", "sets": []}, fresh=True)
 
 
 @pytest.mark.slow
@@ -171,7 +173,8 @@ def test_own_rows_are_fitted_on_one_half_and_measured_on_the_other(run: Run, tmp
     clean = write_rows(tmp_path / "clean.jsonl", kept, forget=False)
     out = tmp_path / "out" / "report.json"
     code, errors = run(
-        "--suite", "detection", "--profile", "smoke", "--forget", str(forget), "--clean", str(clean), "--out", str(out)
+        "--suite", "detection", "--profile", "smoke", "--forget", str(forget), "--clean", str(clean), "--fresh",
+        "--out", str(out)
     )  # fmt: skip
     assert code == 0, errors
     report = json.loads(out.read_text())

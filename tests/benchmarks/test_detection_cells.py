@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from unlearn_guard.benchmarks.detection_cells import Counts, Tally, bootstrap_groups, draw_curves
+from unlearn_guard.benchmarks.detection_cells import Counts, Tally, bootstrap_groups, draw_curves, measure_areas
 from unlearn_guard.benchmarks.detectors import Detectors
 
 
@@ -66,6 +66,13 @@ def test_curve_runs_from_nothing_to_everything() -> None:
     assert points == sorted(points)
     assert max(recall for false_flags, recall in points if false_flags == 0.0) == pytest.approx(0.5, abs=0.05)
     assert draw_curves({"rwku.forget": cells["rwku.forget"]}) == {}
+
+
+def test_area_is_how_often_what_is_to_be_noticed_scores_higher() -> None:
+    cells = {"rwku.forget": Counts(scores=[3.0, 1.0]), "rwku.neighbor": Counts(scores=[2.0, 1.0])}
+    # Of four pairs two are right, one is a tie.
+    assert measure_areas(cells) == {"RWKU": 0.625}
+    assert measure_areas({"rwku.forget": Counts(scores=[1.0])}) == {}
 
 
 def test_tally_comes_back_from_plain_data_and_sums() -> None:

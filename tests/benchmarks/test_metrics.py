@@ -78,6 +78,12 @@ def test_truth_ratio_is_geometric() -> None:
     assert metrics.truth_ratio(math.log(0.5), [math.log(0.1), math.log(0.4)]) == pytest.approx(math.sqrt(0.04) / 0.5)
 
 
+@pytest.mark.parametrize(("paraphrase", "wrong"), [(-1e5, -1.0), (-1.0, -1e5)])
+def test_truth_ratio_of_a_model_that_has_collapsed_is_finite_and_not_zero(paraphrase: float, wrong: float) -> None:
+    ratio = metrics.truth_ratio(paraphrase, [wrong])
+    assert 0.0 < min(ratio, 1 / ratio) < 1e-300
+
+
 @pytest.mark.parametrize(
     ("hits", "strength"), [([1, 1, 1, 1], 1.0), ([0, 0, 1, 1], 0.5), ([1, 1, 1, 0], 0.25), ([0, 0, 0, 0], 0.25)]
 )

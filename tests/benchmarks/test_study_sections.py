@@ -29,10 +29,10 @@ def test_what_leaks_is_shown_of_every_seed() -> None:
         make_partial(30, 0.5, 0.75, {"v0": 0.1, "v6": None}), make_partial(31, 0.0, None, {"v0": 0.3, "v6": 0.5})
     )
     assert found["Partial knowledge"].lines == [
-        ["10 % (6)", "4, 5", "guard", "0.50, 0.00", "0.75, –", "0.25", "–"],
-        ["10 % (6)", "4, 5", "retain-only", "0.20", "–", "–", "–"],
+        ["10 % (6)", "30, 31", "4, 5", "guard", "0.50, 0.00", "0.75, –", "0.25", "–"],
+        ["10 % (6)", "30, 31", "4, 5", "retain-only", "0.20", "–", "–", "–"],
     ]
-    assert "Seeds 30, 31, in turn" in found["Partial knowledge"].text
+    assert "Seeds in turn" in found["Partial knowledge"].text
     # Means over the seeds that have a variant.
     assert found["Partial knowledge, by variant"].lines == [
         ["10 %", "guard", "0.20", "0.50"],
