@@ -135,6 +135,7 @@ def test_folds_of_tofu_are_fitted_on_one_half_and_asked_the_other(data: Path) ->
     # The names are forgotten words, and nothing of who stays is.
     counts = tally.cells["guard"]
     assert counts["tofu.forget.unseen+named"].flagged == 200
+    assert counts["tofu.forget.unseen+nameless"].flagged == 0  # Of what only the other fold was given.
     assert counts["clean.tofu"].flagged == 0
     assert ("author-000", False) not in counts["tofu.forget.unseen"].groups
 
