@@ -28,6 +28,7 @@ def aggregate_rows(rows: Sequence[dict[str, Any]], suite: str) -> list[dict[str,
             found.append(row)
             continue
         result: dict[str, float] | str = REFERENCES_MISSING
+        # That reason is there where the retain-only model is no measure of a row, and nowhere else.
         if no_reference := row["reasons"].get("indistinguishability"):
             result = no_reference
         elif all(references):

@@ -51,9 +51,8 @@ def run_detection(
             read_set(*NEEDS[name])
     stages, tally = Stages(fresh=fresh), Tally()
     own = [file for file in (forget, clean) if file is not None and file.is_file()]
-    state = [describe_local(), [hashlib.sha256(file.read_bytes()).hexdigest() for file in own]]
+    key = [asdict(draw), describe_local(), [hashlib.sha256(file.read_bytes()).hexdigest() for file in own]]
     for name, label, measure in _list_work(sizes, forget, clean):
-        key = [label, asdict(draw), state]
         try:
             with report_step(f"detection: {label}"):
                 tally.merge(stages.run(f"detection-{label}", key, partial(_measure, measure, draw)))

@@ -59,9 +59,9 @@ def watch_memory() -> Iterator[Memory]:
     finally:
         done.set()
         thread.join()
-        card = torch.cuda.max_memory_allocated() - start_card if has_card else 0
-        found.added = max(0, peak - start) + max(0, card)
-        found.peak = peak + max(0, start_card + card)
+        peak_card = torch.cuda.max_memory_allocated() if has_card else 0
+        found.added = max(0, peak - start) + max(0, peak_card - start_card)
+        found.peak = peak + peak_card
 
 
 def _trim() -> None:

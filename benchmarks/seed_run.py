@@ -20,7 +20,7 @@ from unlearn_guard.benchmarks.lanes import Measure, run_lanes
 from unlearn_guard.benchmarks.memory import watch_memory
 from unlearn_guard.benchmarks.methods import SUBJECTS
 from unlearn_guard.benchmarks.sizes import AttackPlan
-from unlearn_guard.benchmarks.stages import Stages, describe_folder, hash_sources
+from unlearn_guard.benchmarks.stages import Stages, describe_model, hash_sources
 from unlearn_guard.benchmarks.studies import Site, run_study
 from unlearn_guard.benchmarks.subjects import Bench, Subject
 from unlearn_guard.benchmarks.training import FURTHER, Recipe, make_further_job, make_jobs, read_seconds, train_models
@@ -126,9 +126,12 @@ class SeedRun:
     def name_stage(self, name: str, part: str, key: Any) -> tuple[str, Any]:
         """Return the name and the key of a part of a row."""
         whole = [self.suite.name, self.suite.data_hash, asdict(self.recipe), self.seed, self.uld]
-        own = _describe_models({name: self.edited[name]}) if name in self.edited else None
+        own = describe_model(self.edited[name]) if name in self.edited else None
         label = f"{self.suite.name}-{name.replace(_STUDY, 'study-')}" + (f"-{part}" if part else "")
-        models = [_describe_models(self.models), asdict(self.frame)] if self.models is not None else None
+        models = None
+        if self.models is not None:
+            described = {which: describe_model(model) for which, model in self.models.items()}
+            models = [described, asdict(self.frame)]
         return label, [*whole, models, self.device, own, name, part, key]
 
     def open(self, folder: Path) -> Measure:
@@ -272,8 +275,3 @@ def _choose_batch_size(device: str) -> int:
 def name_model(path: Path) -> str:
     """Return what a report calls a checkpoint: its folder's name, or its name on the hub. Where it lies is nobody's business."""
     return path.name if path.is_dir() else str(path)
-
-
-def _describe_models(models: dict[str, Path]) -> Any:
-    """Return what tells one pair of the user's own models from another; of the hub's, their names."""
-    return {name: describe_folder(folder) if folder.is_dir() else str(folder) for name, folder in models.items()}

@@ -25,7 +25,7 @@ from unlearn_guard.benchmarks.environment import describe_environment
 from unlearn_guard.benchmarks.hub import describe_local
 from unlearn_guard.benchmarks.known_sets import read_general
 from unlearn_guard.benchmarks.skills import FACTS, HUB, SKILLS, SkillWorld, load_hub_skills, make_skills, measure_right
-from unlearn_guard.benchmarks.stages import Stages, describe_folder
+from unlearn_guard.benchmarks.stages import Stages, describe_model, hash_content
 from unlearn_guard.benchmarks.training import Recipe, train_models
 from unlearn_guard.benchmarks.world import reword
 from unlearn_guard.classifiers.traffic import make_traffic
@@ -345,29 +345,24 @@ def run_skills(
     for seed in seeds if seeds is not None else sizes["seeds"]:
         world = load_hub_skills(seed=seed) if model else make_skills(**sizes["skills"], seed=seed)
         folder = model or train_models([world.job(Recipe(**sizes["recipe"], seed=seed))], device=device)["skills"]
+        key = [dict(sizes), seed, describe_model(folder), device, describe_local()]
         for target in wanted:
             with tempfile.TemporaryDirectory() as scratch:
                 open_exam = cache(partial(_open_exam, world, folder, device, target, Path(scratch) / "bundle"))
                 for name in methods or METHODS:
-                    key = [dict(sizes), seed, _describe_model(folder), device, target, name, describe_local()]
                     found = stages.run(f"skills-{target}-{name}", key, partial(_measure_method, open_exam, name))
                     rows += found["rows"]
-    content = json.dumps([dict(sizes), wanted, list(methods or METHODS)], sort_keys=True, default=str)
     report = {
         "schema_version": 1,
         "suite": "skills",
         "profile": profile,
         "environment": describe_environment(),
-        "config_hash": hashlib.sha256(content.encode()).hexdigest()[:16],
+        "config_hash": hash_content([dict(sizes), wanted, list(methods or METHODS)]),
         "rows": rows,
     }
     write_atomic(out, (json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
     write_atomic(out.with_suffix(".md"), render_skills(report).encode())
     return report
-
-
-def _describe_model(model: Path) -> Any:
-    return describe_folder(model) if model.is_dir() else str(model)
 
 
 def _open_exam(world: SkillWorld, model: Path, device: str, target: str, folder: Path) -> SkillExam:

@@ -92,6 +92,11 @@ def describe_folder(folder: Path, pattern: str = "*") -> list[tuple[str, int, in
     return [(str(file.relative_to(folder)), found.st_size, found.st_mtime_ns) for file, found in files]
 
 
+def describe_model(model: Path) -> Any:
+    """Return what tells one state of a checkpoint from another; of the hub's, its name."""
+    return describe_folder(model) if model.is_dir() else str(model)
+
+
 def _find_version(name: str) -> str:
     try:
         return version(name)
